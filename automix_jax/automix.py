@@ -1,0 +1,171 @@
+"""The AutoMix objective: what flows through student, teacher and MixBlock, and where it stops.
+
+Two ratios and two pairings a step: one mixed batch trains MixBlock through the frozen teacher, the
+other, whose mask is a constant, trains the student (Eq. 8).
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from automix_jax.losses import cross_entropy, mix_labels, soft_cross_entropy
+from automix_jax.mixblock import MaskLossForm, MixBlock, mask_loss, mix_images, predict_mask
+from automix_jax.mixups.sampling import sample_lam, sample_perm
+from automix_jax.models.classifier import Classifier
+from automix_jax.objective import Frozen, Outcome, accuracy, flatten_perm, forward
+
+stop_gradient = jax.lax.stop_gradient
+
+
+@flax.struct.dataclass
+class AutoMixDraws:
+    """The random numbers of a step, by group of the batch."""
+
+    lam_mixblock: Float[Array, " g"]
+    lam_student: Float[Array, " g"]
+    perm_mixblock: Int[Array, "g n"]
+    perm_student: Int[Array, "g n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoMix:
+    """The losses of AutoMix (section 3) for the batch of one device.
+
+    Attributes:
+        model: student and teacher, with heads "mix" and "clean".
+        mixblock: the mask generator.
+        layer: name of the teacher's feature map that it reads (the paper's l).
+        mask_weight: schedule of the mask loss's weight (gamma).
+        mask_form, mask_margin, mask_per_sample: see `mask_loss`.
+        alpha: ratios come from Beta(alpha, alpha).
+        lam_margin: where the student's ratio is this close to 0 or 1 it sees plain MixUp, not a
+            mask; negative for never. Not in the paper, but in all of the authors' recipes.
+        full_forward: whether the teacher reads clean images to its end, as in the authors' code,
+            or stops at `layer`. Training is identical; only the running statistics of the
+            teacher's last layers differ.
+    """
+
+    model: Classifier
+    mixblock: MixBlock
+    layer: str
+    mask_weight: optax.Schedule
+    mask_form: MaskLossForm = "l1"
+    mask_margin: float = 0.1
+    mask_per_sample: bool = True
+    alpha: float = 2.0
+    lam_margin: float = 0.08
+    full_forward: bool = False
+
+    def draw(self, rngs: PRNGKeyArray, group_size: int) -> AutoMixDraws:
+        """Draws ratios and partners for groups of the batch, one key [g] each."""
+
+        def draw_group(rng):
+            rngs = jax.random.split(rng, 3)
+            lam = sample_lam(rngs[0], self.alpha, (2,))
+            perms = (sample_perm(rngs[1], group_size), sample_perm(rngs[2], group_size))
+            return AutoMixDraws(lam[0], lam[1], *perms)
+
+        return jax.vmap(draw_group)(rngs)
+
+    def loss(
+        self,
+        params: PyTree,
+        frozen: Frozen,
+        images: Float[Array, "b h w c"],
+        labels: Int[Array, " b"],
+        draws: AutoMixDraws,
+        step: Int[Array, ""],
+    ) -> tuple[Float[Array, ""], Outcome]:
+        """Returns the sum of the four losses (Eq. 8) and what else came of the step.
+
+        Args:
+            params: {"student", "mixblock"}; each loss reaches one of the two and not the other.
+            frozen: the teacher and the running statistics of both networks.
+            images: normalised images, g groups one after the other.
+            labels: their classes.
+            draws: this step's random numbers.
+            step: for the schedule of the mask loss.
+        """
+        groups, group_size = draws.perm_mixblock.shape
+        size = images.shape[1:3]
+        teacher = stop_gradient(frozen.teacher)
+        lam_mixblock = jnp.repeat(draws.lam_mixblock, group_size)  # [B]
+        lam_student = jnp.repeat(draws.lam_student, group_size)
+        perm_mixblock = flatten_perm(draws.perm_mixblock)  # [B]
+        perm_student = flatten_perm(draws.perm_student)
+
+        # The teacher shows MixBlock the clean images, and MixBlock decides twice.
+        stop_at = None if self.full_forward else self.layer
+        _, features, teacher_stats = forward(
+            self.model, teacher, frozen.teacher_stats, images, stop_at
+        )
+        projections = self.mixblock.apply(
+            {"params": params["mixblock"]}, features[self.layer], method="project"
+        )
+        upsample = self.mixblock.upsample
+        mask = predict_mask(projections, lam_mixblock, perm_mixblock, size, upsample)
+        student_mask = predict_mask(
+            stop_gradient(projections), lam_student, perm_student, size, upsample
+        )
+        plain = jnp.minimum(lam_student, 1 - lam_student) <= self.lam_margin
+        student_mask_used = jnp.where(
+            plain[:, None, None, None], lam_student[:, None, None, None], student_mask
+        )
+
+        # Generation: the frozen teacher says whether a mixed image shows what its label claims.
+        mixed = mix_images(images, mask, perm_mixblock)
+        logits, _, teacher_stats = forward(self.model, teacher, teacher_stats, mixed)
+        num_classes = logits["mix"].shape[-1]
+        targets = mix_labels(labels, labels[perm_mixblock], lam_mixblock, num_classes)
+        loss_generate = soft_cross_entropy(logits["mix"], targets)
+        loss_mask = jax.vmap(self._mask_loss)(
+            mask.reshape(groups, group_size, *mask.shape[1:]), draws.lam_mixblock
+        ).mean()
+
+        # Classification: the student learns clean and mixed images, each with its own head.
+        student_mixed = mix_images(images, student_mask_used, perm_student)
+        clean_logits, _, student_stats = forward(
+            self.model, params["student"], frozen.student_stats, images
+        )
+        mixed_logits, _, student_stats = forward(
+            self.model, params["student"], student_stats, student_mixed
+        )
+        loss_clean = cross_entropy(clean_logits["clean"], labels)
+        targets = mix_labels(labels, labels[perm_student], lam_student, num_classes)
+        loss_mix = soft_cross_entropy(mixed_logits["mix"], targets)
+
+        weighted_mask = self.mask_weight(step) * loss_mask
+        total = loss_clean + loss_mix + loss_generate + weighted_mask
+        return total, Outcome(
+            student_stats=student_stats,
+            teacher_stats=teacher_stats,
+            metrics={
+                "loss": total,
+                "loss_clean": loss_clean,
+                "loss_mix": loss_mix,
+                "loss_generate": loss_generate,
+                "loss_mask": loss_mask,
+                "accuracy_clean": accuracy(clean_logits["clean"], labels),
+            },
+            intermediates={
+                "features": features[self.layer],
+                "mask": mask,
+                "student_mask": student_mask,
+                "mixed": mixed,
+                "student_mixed": student_mixed,
+            },
+        )
+
+    def _mask_loss(self, mask: Array, lam: Array) -> Array:
+        return mask_loss(
+            mask,
+            lam,
+            form=self.mask_form,
+            margin=self.mask_margin,
+            per_sample=self.mask_per_sample,
+        )

@@ -1,0 +1,35 @@
+"""Classification losses, in at least float32."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+
+def mix_labels(
+    labels: Int[Array, " b"],
+    partners: Int[Array, " b"],
+    lam: Float[Array, ""] | Float[Array, " b"],
+    num_classes: int,
+) -> Float[Array, "b k"]:
+    """Returns the soft targets lam * onehot(labels) + (1 - lam) * onehot(partners)."""
+    lam = jnp.broadcast_to(lam, labels.shape)[:, None]
+    own = jax.nn.one_hot(labels, num_classes, dtype=lam.dtype)
+    other = jax.nn.one_hot(partners, num_classes, dtype=lam.dtype)
+    return lam * own + (1 - lam) * other
+
+
+def cross_entropy(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, ""]:
+    """Returns the mean cross entropy against integer labels (Eq. 1)."""
+    return optax.softmax_cross_entropy_with_integer_labels(_widen(logits), labels).mean()
+
+
+def soft_cross_entropy(
+    logits: Float[Array, "b k"], targets: Float[Array, "b k"]
+) -> Float[Array, ""]:
+    """Returns the mean cross entropy against soft targets; with `mix_labels` this is Eq. 2."""
+    return optax.softmax_cross_entropy(_widen(logits), targets).mean()
+
+
+def _widen(logits: Array) -> Array:
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -1,0 +1,36 @@
+"""The contract of the plain mixups."""
+
+from typing import Protocol
+
+import flax.struct
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+@flax.struct.dataclass
+class Mixed:
+    """A mixed batch.
+
+    `info` holds what the method decided: `lam` [B], the weight of the own label, `perm` [B], the
+    partners, and, for methods that cut or mask, `mask` [B, H, W, 1], the weight of the own image.
+    """
+
+    images: Float[Array, "b h w c"]
+    targets: Float[Array, "b k"]
+    info: dict[str, Array]
+
+
+class Mixup(Protocol):
+    """A mixup: a pure function of a key and a batch, jittable, without state."""
+
+    def __call__(
+        self,
+        rng: PRNGKeyArray,
+        images: Float[Array, "b h w c"],
+        labels: Int[Array, " b"],
+        *,
+        num_classes: int,
+        lam: Float[Array, ""] | float | None = None,
+        perm: Int[Array, " b"] | None = None,
+    ) -> Mixed:
+        """Mixes a batch; a given ratio or pairing takes the place of the drawn one."""
+        ...

@@ -1,0 +1,133 @@
+"""What training objectives share, and the objective of the plain mixups."""
+
+import dataclasses
+from typing import Any, Protocol
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from automix_jax.losses import soft_cross_entropy
+from automix_jax.mixups.base import Mixup
+from automix_jax.models.classifier import Classifier
+
+
+@flax.struct.dataclass
+class Frozen:
+    """What an objective reads but never differentiates."""
+
+    teacher: PyTree  # parameters; empty where the method has none
+    student_stats: PyTree  # running statistics of batch norm
+    teacher_stats: PyTree
+
+
+@flax.struct.dataclass
+class Outcome:
+    """What comes of one evaluation of an objective, beside the loss."""
+
+    student_stats: PyTree
+    teacher_stats: PyTree
+    metrics: dict[str, Float[Array, ""]]
+    intermediates: dict[str, Array]  # for tests and pictures; compiled away where unused
+
+
+class Objective(Protocol):
+    """A training method: it draws its random numbers by group and turns a batch into a loss."""
+
+    @property
+    def model(self) -> Classifier:
+        """The network that is trained."""
+        ...
+
+    def draw(self, rngs: PRNGKeyArray, group_size: int) -> Any:
+        """Draws the random numbers of a step from one key a group; leading axes are groups."""
+        ...
+
+    def loss(
+        self,
+        params: PyTree,
+        frozen: Frozen,
+        images: Float[Array, "b h w c"],
+        labels: Int[Array, " b"],
+        draws: Any,
+        step: Int[Array, ""],
+    ) -> tuple[Float[Array, ""], Outcome]:
+        """Returns the loss of a batch and its outcome."""
+        ...
+
+
+def forward(
+    model: nn.Module, params: PyTree, stats: PyTree, images: Array, stop_at: str | None = None
+) -> tuple[dict[str, Array], dict[str, Array], PyTree]:
+    """Runs a network in training mode; returns logits by head, feature maps and new statistics."""
+    (logits, features), updated = model.apply(
+        {"params": params, "batch_stats": stats},
+        images,
+        train=True,
+        stop_at=stop_at,
+        mutable=["batch_stats"],
+    )
+    return logits, features, updated.get("batch_stats", {})
+
+
+def flatten_perm(perm: Int[Array, "g n"]) -> Int[Array, " b"]:
+    """Turns partners within each group into partners within the whole batch."""
+    groups, size = perm.shape
+    return (perm + size * jnp.arange(groups)[:, None]).reshape(-1)
+
+
+def accuracy(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, ""]:
+    """The share of images whose highest logit is their label's, in [0, 1]."""
+    return (logits.argmax(-1) == labels).mean()
+
+
+@dataclasses.dataclass(frozen=True)
+class MixupTraining:
+    """Trains the "mix" head on a mixup's images and soft targets, group by group.
+
+    Attributes:
+        model: the student, with head "mix".
+        mix: the mixup.
+    """
+
+    model: Classifier
+    mix: Mixup
+
+    def draw(self, rngs: PRNGKeyArray, group_size: int) -> PRNGKeyArray:
+        """A mixup draws for itself: the keys, one a group, are all it needs."""
+        del group_size
+        return rngs
+
+    def loss(
+        self,
+        params: PyTree,
+        frozen: Frozen,
+        images: Float[Array, "b h w c"],
+        labels: Int[Array, " b"],
+        draws: Any,
+        step: Int[Array, ""],
+    ) -> tuple[Float[Array, ""], Outcome]:
+        """Returns the mean cross entropy against the mixed targets (Eq. 2); see `Objective`."""
+        del step
+        groups = draws.shape[0]
+
+        def mix_group(rng, images, labels):
+            return self.mix(rng, images, labels, num_classes=self.model.num_classes)
+
+        mixed = jax.vmap(mix_group)(
+            draws, images.reshape(groups, -1, *images.shape[1:]), labels.reshape(groups, -1)
+        )
+        targets = mixed.targets.reshape(len(labels), -1)
+        mixed_images = mixed.images.reshape(images.shape)
+        logits, _, stats = forward(
+            self.model, params["student"], frozen.student_stats, mixed_images
+        )
+        loss = soft_cross_entropy(logits["mix"], targets)
+        return loss, Outcome(
+            student_stats=stats,
+            teacher_stats=frozen.teacher_stats,
+            metrics={"loss": loss},
+            intermediates={"mixed": mixed_images},
+        )

@@ -1,0 +1,81 @@
+"""Schedules: functions of the step (an integer array) that return a scalar, as in Optax."""
+
+import math
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from automix_jax.errors import ConfigError
+
+MaskWeightKind = Literal["linear", "constant", "cosine", "compounding"]
+
+
+def cosine_lr(
+    base: float, floor: float, *, epochs: int, steps_per_epoch: int, by: str = "epoch"
+) -> optax.Schedule:
+    """A learning rate that falls from `base` to `floor` on half a cosine.
+
+    by="epoch" holds it constant within an epoch, as in the paper's SGD recipes, so that the last
+    epoch runs a little above the floor; by="step" moves it every step.
+
+    Raises:
+        ConfigError: if `by` is neither.
+    """
+    if by not in ("epoch", "step"):
+        raise ConfigError(f"lr schedule moves by {by!r}: use 'epoch' or 'step'.")
+
+    def schedule(step):
+        done = (
+            step // steps_per_epoch / epochs if by == "epoch" else step / steps_per_epoch / epochs
+        )
+        return floor + (base - floor) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+
+    return schedule
+
+
+def ema_rate(
+    total_steps: int, *, start: float = 0.999, end: float = 1.0, hold: float = 0.0
+) -> optax.Schedule:
+    """One minus the teacher's momentum, whose momentum rises from `start` to `end` on a cosine.
+
+    The paper has `end` 1 and no `hold`. With `hold` the momentum stays at `start` for that share
+    of the run and then joins the cosine of the whole run, with a small jump, as in the authors'
+    code.
+    """
+
+    def schedule(step):
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * step / total_steps))
+        rate = (1 - end) + (end - start) * cosine
+        return jnp.where(step < int(hold * total_steps), 1 - start, rate)
+
+    return schedule
+
+
+def mask_weight(kind: MaskWeightKind, start: float, total_steps: int) -> optax.Schedule:
+    """The weight of the mask loss (the paper's gamma), from `start`.
+
+    "linear" falls to 0 over the run, as the paper says; "cosine" does so on half a cosine;
+    "constant" stays. "compounding" is what the authors' hook computes: it multiplies the current
+    weight, not the first, by the cosine factor of every step, and so vanishes within a few epochs.
+
+    Raises:
+        ConfigError: for an unknown kind.
+    """
+    if kind == "constant":
+        return optax.constant_schedule(start)
+    if kind == "linear":
+        return optax.linear_schedule(start, 0.0, total_steps)
+    if kind == "cosine":
+        return optax.cosine_decay_schedule(start, total_steps)
+    if kind == "compounding":
+        # The product falls like exp(-pi^2 t^3 / 12 T^2): where it has left float32's range the
+        # table ends in a zero, at which later steps are clamped.
+        steps = min(total_steps, math.ceil((12 * 88 / math.pi**2 * total_steps**2) ** (1 / 3)))
+        factors = np.cos(0.5 * np.pi * np.arange(steps) / total_steps) ** 2
+        table = np.append(start * np.cumprod(factors), 0.0)
+        return lambda step: jnp.asarray(table, jnp.float32)[jnp.minimum(step, steps)]
+    raise ConfigError(
+        f"mask loss schedule is {kind!r}: use 'linear', 'constant', 'cosine' or 'compounding'."
+    )

@@ -1,0 +1,75 @@
+"""The functional train state."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from automix_jax.mixblock import MixBlock
+from automix_jax.models.classifier import Classifier
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes, and all that a checkpoint holds.
+
+    Attributes:
+        step: steps taken so far.
+        params: {"student"}, and for AutoMix "mixblock", the two optimizer groups.
+        teacher: parameters of the momentum teacher, empty for a method without one.
+        student_stats, teacher_stats: running statistics; each network owns its own.
+        opt_state: of the optimizer.
+        rng: the key from which the draws of every step are derived; never replaced.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    teacher: PyTree
+    student_stats: PyTree
+    teacher_stats: PyTree
+    opt_state: PyTree
+    rng: PRNGKeyArray
+
+
+def create_state(
+    rng: PRNGKeyArray,
+    *,
+    model: Classifier,
+    tx: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    mixblock: MixBlock | None = None,
+    layer: str | None = None,
+    teacher: bool = True,
+) -> TrainState:
+    """Initialises a state. Call it inside one jit: the teacher starts equal to the student, and
+    only a compiled program gives the two buffers of their own, which donation needs.
+
+    Args:
+        rng: seed of the initialisation and of all later draws.
+        model: the student's network.
+        tx: the optimizer of `params`.
+        image_shape: (height, width, channels) of one image.
+        mixblock: the mask generator, None for a plain method.
+        layer: name of the feature map that the mask generator reads.
+        teacher: whether the method has a momentum teacher.
+    """
+    rng_model, rng_mixblock, rng_steps = jax.random.split(rng, 3)
+    images = jnp.zeros((1, *image_shape))
+    variables = model.init(rng_model, images)
+    params = {"student": variables["params"]}
+    stats = variables.get("batch_stats", {})
+    if mixblock is not None:
+        _, features = jax.eval_shape(model.apply, variables, images)
+        feature_map = features[layer]
+        zeros = jnp.zeros(feature_map.shape, feature_map.dtype)
+        params["mixblock"] = mixblock.init(rng_mixblock, zeros, method="project")["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        teacher=jax.tree.map(jnp.copy, params["student"]) if teacher else {},
+        student_stats=stats,
+        teacher_stats=jax.tree.map(jnp.copy, stats) if teacher else {},
+        opt_state=tx.init(params),
+        rng=rng_steps,
+    )

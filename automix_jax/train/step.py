@@ -1,0 +1,103 @@
+"""One training step: the whole of it on this page.
+
+The batch is read as `num_groups` groups. Ratios, partners and batch norm act within a group, and
+every random number is a function of (seed, step, group), so the numbers do not depend on how many
+devices share the work.
+"""
+
+from collections.abc import Callable
+
+import jax
+import optax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
+
+from automix_jax.ema import ema_update
+from automix_jax.objective import Frozen, Objective
+from automix_jax.train.state import TrainState
+
+Preprocess = Callable[[PRNGKeyArray, Array], Array]  # (key, images of a group) -> normalised
+
+
+def local_groups(num_groups: int, mesh: Mesh) -> int:
+    """How many groups the objective sees at once, which is what its batch norms must be told.
+
+    Its own share where the groups divide among the devices; otherwise all, and the compiler
+    splits the arrays inside the groups, at the price of more communication.
+    """
+    return num_groups // mesh.size if num_groups % mesh.size == 0 else num_groups
+
+
+def train_step(
+    state: TrainState,
+    images: Shaped[Array, "b h w c"],
+    labels: Int[Array, " b"],
+    *,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    ema_rate: optax.Schedule,
+    preprocess: Preprocess,
+    num_groups: int,
+    mesh: Mesh,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Takes one step: losses, gradients, update, teacher.
+
+    Args:
+        state: before the step.
+        images: a batch as it is stored, for `preprocess`.
+        labels: their classes.
+        objective: the method; its network's batch norms have `local_groups(num_groups, mesh)`.
+        tx: optimizer of `state.params`.
+        ema_rate: schedule of the share by which the teacher follows the student.
+        preprocess: augments and normalises the images of one group.
+        num_groups: of the batch.
+        mesh: one axis, "data".
+
+    Returns:
+        The state after the step and the metrics, means over the batch.
+    """
+
+    def gradients(params: PyTree, frozen: Frozen, images, labels, rngs, step):
+        """Mean gradients, new running statistics and metrics of the groups whose keys these are."""
+        groups = len(rngs)
+        keys = jax.vmap(lambda rng: jax.random.split(rng, 2))(rngs)  # [g, 2]
+        grouped = images.reshape(groups, -1, *images.shape[1:])
+        images = jax.vmap(preprocess)(keys[:, 0], grouped)
+        images = images.reshape(-1, *images.shape[2:])
+        draws = objective.draw(keys[:, 1], len(images) // groups)
+        grads, outcome = jax.grad(objective.loss, has_aux=True)(
+            params, frozen, images, labels, draws, step
+        )
+        return grads, outcome.student_stats, outcome.teacher_stats, outcome.metrics
+
+    def reduced(*arguments):
+        return jax.lax.pmean(gradients(*arguments), "data")  # all that crosses the wire, at once
+
+    if num_groups % mesh.size == 0:
+        whole, split = PartitionSpec(), PartitionSpec("data")
+        in_specs = (whole, whole, split, split, split, whole)
+        compute = jax.shard_map(
+            reduced, mesh=mesh, in_specs=in_specs, out_specs=whole, check_vma=False
+        )
+    else:
+        compute = gradients
+
+    rngs = jax.random.split(jax.random.fold_in(state.rng, state.step), num_groups)
+    frozen = Frozen(state.teacher, state.student_stats, state.teacher_stats)
+    grads, student_stats, teacher_stats, metrics = compute(
+        state.params, frozen, images, labels, rngs, state.step
+    )
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    teacher = state.teacher
+    if teacher:
+        teacher = ema_update(teacher, params["student"], ema_rate(state.step))
+    state = state.replace(
+        step=state.step + 1,
+        params=params,
+        teacher=teacher,
+        student_stats=student_stats,
+        teacher_stats=teacher_stats,
+        opt_state=opt_state,
+    )
+    return state, metrics
