@@ -5,8 +5,8 @@ other, whose mask is a constant, trains the student (Eq. 8).
 """
 
 import dataclasses
+from typing import ClassVar
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,15 @@ class AutoMix:
     alpha: float = 2.0
     lam_margin: float = 0.08
     full_forward: bool = False
+
+    metric_names: ClassVar = (
+        "loss",
+        "loss_clean",
+        "loss_mix",
+        "loss_generate",
+        "loss_mask",
+        "accuracy_clean",
+    )
 
     def draw(self, rngs: PRNGKeyArray, group_size: int) -> AutoMixDraws:
         """Draws ratios and partners for groups of the batch, one key [g] each."""

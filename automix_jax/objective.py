@@ -1,7 +1,7 @@
 """What training objectives share, and the objective of the plain mixups."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
 import flax.struct
@@ -39,6 +39,11 @@ class Objective(Protocol):
     @property
     def model(self) -> Classifier:
         """The network that is trained."""
+        ...
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics in its outcome."""
         ...
 
     def draw(self, rngs: PRNGKeyArray, group_size: int) -> Any:
@@ -94,6 +99,8 @@ class MixupTraining:
 
     model: Classifier
     mix: Mixup
+
+    metric_names: ClassVar = ("loss",)
 
     def draw(self, rngs: PRNGKeyArray, group_size: int) -> PRNGKeyArray:
         """A mixup draws for itself: the keys, one a group, are all it needs."""

@@ -1,5 +1,7 @@
 """Optimizers: one for the student, one for MixBlock, each with its own learning rate."""
 
+from collections.abc import Mapping
+
 import optax
 
 
@@ -12,9 +14,6 @@ def sgd(schedule: optax.ScalarOrSchedule, *, momentum: float, weight_decay: floa
     )
 
 
-def by_group(
-    student: optax.GradientTransformation, mixblock: optax.GradientTransformation
-) -> optax.GradientTransformation:
-    """Updates params["student"] by one optimizer and params["mixblock"] by the other."""
-    groups = {"student": student, "mixblock": mixblock}
-    return optax.partition(groups, lambda params: {name: name for name in params})
+def by_group(groups: Mapping[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    """Updates each of params["student"] and params["mixblock"] by the optimizer of its name."""
+    return optax.partition(groups, {name: name for name in groups})

@@ -272,7 +272,7 @@ def run_step_case(
     follow = jnp.asarray([1 - float(files[i][f"it{i}/momentum"]) for i in range(count)], dtype)
     weights = jnp.asarray([float(files[i][f"it{i}/mask_loss_weight"]) for i in range(count)], dtype)
     tx = by_group(
-        **{
+        {
             name: sgd(
                 lambda step, rate=rate: rate[step],
                 momentum=case["sgd_momentum"],

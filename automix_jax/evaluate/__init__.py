@@ -1,0 +1,1 @@
+"""What a trained classifier is judged by."""

@@ -58,20 +58,27 @@ class BatchNorm(nn.Module):
 
         if x.shape[0] % self.groups:
             raise ValueError(f"a batch of {x.shape[0]} does not split into {self.groups} groups.")
-        grouped = wide.reshape(self.groups, -1, *channels)  # [G, n, C]
-        mean = grouped.mean(1, keepdims=True)
+        # [G, B / G, ..., C]; merging the axes in between makes XLA's CPU backend 8 times slower.
+        grouped = wide.reshape(self.groups, -1, *x.shape[1:])
+        within = tuple(range(1, grouped.ndim - 1))
+        mean = grouped.mean(within, keepdims=True)
         centred = grouped - mean
-        var = jnp.square(centred).mean(1, keepdims=True)
+        var = jnp.square(centred).mean(within, keepdims=True)
         if not self.is_initializing():
-            count = grouped.shape[1]
+            count = x.size // x.shape[-1] // self.groups
             correction = count / max(count - 1, 1) if self.unbiased else 1.0
             keep = self.momentum
-            running_mean.value = keep * running_mean.value + (1 - keep) * mean.mean((0, 1))
-            running_var.value = keep * running_var.value + (1 - keep) * correction * var.mean(
-                (0, 1)
+            running_mean.value = keep * running_mean.value + (1 - keep) * _over_groups(mean)
+            running_var.value = (
+                keep * running_var.value + (1 - keep) * correction * _over_groups(var)
             )
         normalised = centred * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
         return normalised.reshape(x.shape).astype(out_dtype)
+
+
+def _over_groups(statistic: Array) -> Array:
+    """The mean over groups [C] of a statistic [G, 1, ..., 1, C]."""
+    return statistic.reshape(len(statistic), -1).mean(0)
 
 
 def conv(

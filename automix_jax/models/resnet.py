@@ -70,6 +70,7 @@ class ResNet(nn.Module):
         stem: "imagenet" is a strided 7 x 7 convolution and a max pool, "cifar" a plain 3 x 3.
         width: channels of the stem and of the first stage's blocks; doubles with each stage.
         bn_groups: batch norm takes its statistics within this many groups of the batch.
+        bn_momentum: share of the running statistics that a step keeps.
         bn_unbiased: the running variance is the unbiased estimate, as in PyTorch.
         dtype: of convolutions and activations; parameters, statistics and logits are float32.
     """
@@ -80,6 +81,7 @@ class ResNet(nn.Module):
     stem: Stem = "imagenet"
     width: int = 64
     bn_groups: int = 1
+    bn_momentum: float = 0.9
     bn_unbiased: bool = False
     dtype: Dtype | None = None
 
@@ -101,7 +103,11 @@ class ResNet(nn.Module):
         if stop_at is not None and stop_at not in names:
             raise ValueError(f"stop_at is {stop_at!r}: the feature maps are {', '.join(names)}.")
         norm = functools.partial(
-            BatchNorm, groups=self.bn_groups, unbiased=self.bn_unbiased, dtype=self.dtype
+            BatchNorm,
+            groups=self.bn_groups,
+            momentum=self.bn_momentum,
+            unbiased=self.bn_unbiased,
+            dtype=self.dtype,
         )
         kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
         x = conv(self.width, kernel, stride, dtype=self.dtype, name="stem_conv")(images)

@@ -1,0 +1,234 @@
+"""The fields of a run's configuration, their defaults, and the one place that checks them."""
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from automix_jax.errors import ConfigError
+from automix_jax.mixups import list_mixups
+from automix_jax.models import list_models
+
+METHODS = ("automix", *list_mixups())
+MIN_GROUP = 4  # images a group: pairs to choose from, and a variance for batch norm
+
+
+def default_config() -> ConfigDict:
+    """Returns a configuration with every field there is; `configs/` fills in the recipes."""
+    config = ConfigDict()
+    config.seed = 0
+    config.epochs = 100
+    config.batch_size = 100
+    # Ratios, pairing and batch norm act within groups of the batch, whatever the devices: one
+    # group for each GPU of the recipe that is reproduced.
+    config.num_groups = 1
+    config.compute_dtype = "auto"  # auto (bfloat16 on GPU and TPU), float32, bfloat16
+
+    config.data = ConfigDict()
+    config.data.name = "fashion_mnist_sample"
+    config.data.path = ""  # file or folder, for data that is not embedded
+    config.data.num_classes = 0  # 0: as many as the data has
+    config.data.image_size = 0  # 0: as stored
+    config.data.mean = (0.5,)  # of pixels in [0, 1], for each channel or for all
+    config.data.std = (0.5,)
+    config.data.flip = True
+    config.data.padding = 4  # of the random crop, in pixels; 0 for none
+    config.data.padding_mode = "zero"  # zero, reflect
+
+    config.model = ConfigDict()
+    config.model.name = "resnet18"
+    config.model.stem = "cifar"  # cifar (3 x 3), imagenet (7 x 7 and pooling)
+    config.model.layer = "stage3"  # the feature map that MixBlock reads, the paper's l
+    config.model.width = config_dict.placeholder(int)  # of the first stage; the architecture's
+    config.model.bn_unbiased = False  # running variance estimated as in PyTorch
+
+    config.method = ConfigDict()
+    config.method.name = "automix"
+    config.method.alpha = 2.0  # ratios come from Beta(alpha, alpha)
+    config.method.lam_margin = 0.08  # a student's ratio this close to 0 or 1 gets plain MixUp
+
+    config.mixblock = ConfigDict()
+    config.mixblock.reduction = 2
+    config.mixblock.share_qk = True
+    config.mixblock.lam_embed = "concat"  # concat, none
+    config.mixblock.upsample = "nearest"  # nearest, bilinear
+
+    config.mask_loss = ConfigDict()
+    config.mask_loss.form = "l1"  # l1, l1_variance, l2_variance, sparsity
+    config.mask_loss.weight = 0.1  # the paper's gamma at the start
+    config.mask_loss.schedule = "linear"  # linear (to 0), constant, cosine, compounding
+    config.mask_loss.margin = 0.1  # the paper's epsilon
+    config.mask_loss.per_sample = True
+
+    config.teacher = ConfigDict()
+    config.teacher.enabled = True  # AutoMix needs one; another method may have one to evaluate
+    config.teacher.momentum = 0.999
+    config.teacher.momentum_end = 1.0
+    config.teacher.hold = 0.0  # share of the run before the momentum starts to rise
+    config.teacher.full_forward = False  # whether clean images run through the whole teacher
+    config.teacher.recalibration_batches = 20  # for its batch norms, before it is evaluated
+
+    config.optimizer = ConfigDict()
+    config.optimizer.lr = 0.1
+    config.optimizer.min_lr = 0.0
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.schedule = "epoch"  # the cosine moves by epoch or by step
+    config.optimizer.mixblock_lr = 0.1
+    config.optimizer.mixblock_min_lr = 0.0
+    config.optimizer.mixblock_momentum = 0.9
+
+    config.eval = ConfigDict()
+    config.eval.headline = "student_mix"  # which accuracy is *the* accuracy, fixed beforehand
+    config.eval.batch_size = 500
+    config.eval.every_epochs = 1
+
+    config.run = ConfigDict()  # fields that change no number, and may change between two starts
+    config.run.checkpoint_steps = 0  # between two checkpoints; 0: at the end of every epoch
+    config.run.keep_checkpoints = 3
+    config.run.sample_epochs = 10  # between two pictures of mixed images; 0: none
+    config.run.steps_per_dispatch = 0  # 0: one on CPU, about a hundred on GPU and TPU
+    config.run.tensorboard = True
+    return config
+
+
+def validate(config: ConfigDict, num_devices: int) -> None:
+    """Checks every field that can be checked without the data.
+
+    Raises:
+        ConfigError: naming the field, its value and the remedy.
+    """
+    _check_fields(config)
+    _check_choices(config)
+    _check_numbers(config)
+    _check_batch(config, num_devices)
+    _check_method(config)
+
+
+def heads(config: ConfigDict) -> tuple[str, ...]:
+    """The heads of the networks of a method."""
+    return ("mix", "clean") if config.method.name == "automix" else ("mix",)
+
+
+def evaluated(config: ConfigDict) -> tuple[str, ...]:
+    """The names of the accuracies that a run reports, network_head."""
+    networks = ("student", "teacher") if config.teacher.enabled else ("student",)
+    return tuple(f"{network}_{head}" for network in networks for head in heads(config))
+
+
+def did_you_mean(value: str, known: tuple[str, ...]) -> str:
+    """A hint for an error message, empty where nothing is near."""
+    close = difflib.get_close_matches(value, known, 1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def fields(config: ConfigDict, prefix: str = "config") -> Iterator[tuple[str, Any]]:
+    """Yields every field of a configuration by its dotted name."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from fields(value, f"{prefix}.{name}")
+        else:
+            yield f"{prefix}.{name}", value
+
+
+def _check_fields(config: ConfigDict) -> None:
+    known, given = dict(fields(default_config())), dict(fields(config))
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, tuple(known))
+            raise ConfigError(f"{name} is not a field of the configuration.{hint}")
+    for name in known:
+        if name not in given:
+            raise ConfigError(f"{name} is missing: start from automix_jax.config.default_config().")
+
+
+_CHOICES = {
+    "method.name": METHODS,
+    "model.name": list_models(),
+    "model.stem": ("cifar", "imagenet"),
+    "compute_dtype": ("auto", "float32", "bfloat16"),
+    "data.padding_mode": ("zero", "reflect"),
+    "mixblock.lam_embed": ("concat", "none"),
+    "mixblock.upsample": ("nearest", "bilinear"),
+    "mask_loss.form": ("l1", "l1_variance", "l2_variance", "sparsity"),
+    "mask_loss.schedule": ("linear", "constant", "cosine", "compounding"),
+    "optimizer.schedule": ("epoch", "step"),
+}
+
+
+def _check_choices(config: ConfigDict) -> None:
+    for name, known in _CHOICES.items():
+        value = _get(config, name)
+        if value not in known:
+            hint = did_you_mean(str(value), known)
+            raise ConfigError(
+                f"config.{name} is {value!r}, which is not known.{hint} Use {_one_of(known)}."
+            )
+
+
+_POSITIVE = ("epochs", "num_groups", "eval.batch_size", "eval.every_epochs", "mixblock.reduction",
+             "run.keep_checkpoints", "method.alpha", "optimizer.lr",
+             "teacher.recalibration_batches")  # fmt: skip
+_NOT_NEGATIVE = ("seed", "data.num_classes", "data.image_size", "data.padding",
+                 "run.checkpoint_steps", "run.sample_epochs", "run.steps_per_dispatch",
+                 "mask_loss.weight", "mask_loss.margin", "optimizer.min_lr",
+                 "optimizer.weight_decay", "optimizer.mixblock_lr",
+                 "optimizer.mixblock_min_lr")  # fmt: skip
+_SHARES = ("teacher.momentum", "teacher.momentum_end", "teacher.hold", "optimizer.momentum",
+           "optimizer.mixblock_momentum")  # fmt: skip
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    for name in _POSITIVE:
+        if not _get(config, name) > 0:
+            raise ConfigError(f"config.{name} is {_get(config, name)}: it must be above 0.")
+    for name in _NOT_NEGATIVE:
+        if not _get(config, name) >= 0:
+            raise ConfigError(f"config.{name} is {_get(config, name)}: it must be 0 or more.")
+    for name in _SHARES:
+        if not 0 <= _get(config, name) <= 1:
+            raise ConfigError(f"config.{name} is {_get(config, name)}: it must be within 0 and 1.")
+    if config.model.width is not None and config.model.width < 1:
+        raise ConfigError(f"config.model.width is {config.model.width}: it must be above 0.")
+    if min(config.data.std) <= 0:
+        raise ConfigError(f"config.data.std is {config.data.std}: it must be above 0.")
+
+
+def _check_batch(config: ConfigDict, num_devices: int) -> None:
+    size, groups = config.batch_size, config.num_groups
+    if size < MIN_GROUP * groups:
+        raise ConfigError(
+            f"config.batch_size is {size}: pairing and batch norm need at least {MIN_GROUP} images"
+            f" in each of the {groups} group(s) (config.num_groups), so use {MIN_GROUP * groups}"
+            " or more."
+        )
+    for count, what in ((groups, "config.num_groups"), (num_devices, "the number of devices")):
+        if size % count:
+            raise ConfigError(
+                f"config.batch_size is {size}, which {what} ({count}) does not divide: use"
+                f" {size - size % count or count} or {size + count - size % count}."
+            )
+
+
+def _check_method(config: ConfigDict) -> None:
+    if config.method.name == "automix" and not config.teacher.enabled:
+        raise ConfigError(
+            "config.teacher.enabled is False, but automix trains MixBlock through the teacher: set"
+            " it to True or choose another config.method.name."
+        )
+    if config.eval.headline not in evaluated(config):
+        raise ConfigError(
+            f"config.eval.headline is {config.eval.headline!r}, but this run evaluates"
+            f" {_one_of(evaluated(config))}: use one of them."
+        )
+
+
+def _get(config: ConfigDict, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    return ", ".join(names)

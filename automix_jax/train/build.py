@@ -1,0 +1,326 @@
+"""From a checked configuration to the functions and objects of a run."""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from clu.metrics import Collection
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, PRNGKeyArray, UInt8
+from ml_collections import ConfigDict
+
+from automix_jax import config as config_lib
+from automix_jax import mixups, optim, schedules
+from automix_jax.automix import AutoMix
+from automix_jax.data import Dataset
+from automix_jax.data.augment import augment, normalize
+from automix_jax.errors import ConfigError
+from automix_jax.mixblock import MixBlock
+from automix_jax.models import Classifier, create_model
+from automix_jax.objective import MixupTraining, Objective
+from automix_jax.train import metrics as metrics_lib
+from automix_jax.train.state import TrainState, create_state
+from automix_jax.train.step import local_groups, train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that a run computes with, derived from its configuration.
+
+    Attributes:
+        mesh: one axis, "data", over all devices.
+        model: the networks with batch norm over the whole batch, for evaluation.
+        objective: the method, as `train_step` wants it.
+        mixblock: None for a plain method.
+        create: makes the state from a key.
+        run_steps: takes steps; see `make_run_steps`.
+        create_metrics: makes the metrics of no step yet.
+        normalize: uint8 images to what the networks read.
+        augment: (key, uint8 images) to augmented uint8 images.
+        lr: schedules of the learning rates, to be logged, by optimizer group.
+    """
+
+    mesh: Mesh
+    model: Classifier
+    objective: Objective
+    mixblock: MixBlock | None
+    create: Callable[[PRNGKeyArray], TrainState]
+    run_steps: Callable[..., tuple[TrainState, Collection]]
+    create_metrics: Callable[[], Collection]
+    normalize: Callable[[Array], Array]
+    augment: Callable[[PRNGKeyArray, Array], Array]
+    lr: dict[str, optax.Schedule]
+
+
+def make_mesh() -> Mesh:
+    """All devices on one axis, "data"."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def named_key(seed: int, name: str) -> PRNGKeyArray:
+    """The root of all draws of one purpose."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+def compute_dtype(config: ConfigDict) -> jnp.dtype:
+    """The dtype of convolutions and matrix products."""
+    name = config.compute_dtype
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def build(config: ConfigDict, dataset: Dataset) -> Experiment:
+    """Builds an experiment; the configuration has been validated.
+
+    Raises:
+        ConfigError: if the data and the configuration disagree, or the layer does not exist.
+    """
+    check_against_data(config, dataset)
+    mesh = make_mesh()
+    height, width, channels = dataset.train.images.shape[1:]
+    model = make_model(config, dataset.num_classes, bn_groups=1)
+    grouped = make_model(config, dataset.num_classes, local_groups(config.num_groups, mesh))
+    check_layer(config, model, (height, width, channels))
+    steps_per_epoch = len(dataset.train.labels) // config.batch_size
+    lr = make_lr(config, steps_per_epoch)
+    mixblock = make_mixblock(config) if config.method.name == "automix" else None
+    objective = make_objective(config, grouped, mixblock, config.epochs * steps_per_epoch)
+    tx = make_optimizer(config, lr)
+    normalise = functools.partial(
+        normalize,
+        mean=per_channel(config.data.mean, channels),
+        std=per_channel(config.data.std, channels),
+        dtype=jnp.float32,
+    )
+    augmentation = functools.partial(
+        augment,
+        flip=config.data.flip,
+        padding=config.data.padding,
+        mode=config.data.padding_mode,
+    )
+    create = jax.jit(
+        functools.partial(
+            create_state,
+            model=grouped,
+            tx=tx,
+            image_shape=(height, width, channels),
+            mixblock=mixblock,
+            layer=config.model.layer,
+            teacher=config.teacher.enabled,
+        ),
+        out_shardings=replicated(mesh),
+    )
+    step = functools.partial(
+        train_step,
+        objective=objective,
+        tx=tx,
+        ema_rate=schedules.ema_rate(
+            config.epochs * steps_per_epoch,
+            start=config.teacher.momentum,
+            end=config.teacher.momentum_end,
+            hold=config.teacher.hold,
+        ),
+        preprocess=lambda rng, images: normalise(augmentation(rng, images)),
+        num_groups=config.num_groups,
+        mesh=mesh,
+    )
+    return Experiment(
+        mesh=mesh,
+        model=model,
+        objective=objective,
+        mixblock=mixblock,
+        create=create,
+        run_steps=make_run_steps(step, mesh),
+        create_metrics=jax.jit(
+            metrics_lib.collection(objective.metric_names).empty, out_shardings=replicated(mesh)
+        ),
+        normalize=normalise,
+        augment=augmentation,
+        lr=lr,
+    )
+
+
+def make_run_steps(step: Callable, mesh: Mesh) -> Callable[..., tuple[TrainState, Collection]]:
+    """Compiles the function that takes several steps in one dispatch, on data held by the device.
+
+    It maps (state, metrics, images, labels, indices [steps, B]) to the state and metrics after the
+    steps, and takes over the buffers of the first two.
+    """
+
+    def run_steps(
+        state: TrainState,
+        metrics: Collection,
+        images: UInt8[Array, "n h w c"],
+        labels: Int[Array, " n"],
+        indices: Int[Array, "steps b"],
+    ) -> tuple[TrainState, Collection]:
+        def body(carry, batch):
+            state, metrics = carry
+            batch = jax.lax.with_sharding_constraint(
+                batch, NamedSharding(mesh, PartitionSpec("data"))
+            )
+            state, values = step(state, images[batch], labels[batch])
+            return (state, metrics_lib.update(metrics, values)), None
+
+        if len(indices) == 1:  # XLA's CPU backend runs convolutions inside a loop 7 times slower
+            return body((state, metrics), indices[0])[0]
+        return jax.lax.scan(body, (state, metrics), indices)[0]
+
+    return jax.jit(run_steps, donate_argnums=(0, 1), out_shardings=replicated(mesh))
+
+
+def make_model(config: ConfigDict, num_classes: int, bn_groups: int) -> Classifier:
+    """The network of student and teacher."""
+    options = {"width": config.model.width} if config.model.width else {}
+    backbone = create_model(
+        config.model.name,
+        num_classes=0,
+        stem=config.model.stem,
+        bn_groups=bn_groups,
+        bn_unbiased=config.model.bn_unbiased,
+        dtype=compute_dtype(config),
+        **options,
+    )
+    return Classifier(backbone, num_classes, config_lib.heads(config))
+
+
+def make_mixblock(config: ConfigDict) -> MixBlock:
+    """The mask generator."""
+    return MixBlock(**config.mixblock.to_dict(), dtype=compute_dtype(config))
+
+
+def make_objective(
+    config: ConfigDict, model: Classifier, mixblock: MixBlock | None, total_steps: int
+) -> Objective:
+    """The training method."""
+    if mixblock is None:
+        options = {} if config.method.name == "vanilla" else {"alpha": config.method.alpha}
+        return MixupTraining(model, mixups.create(config.method.name, **options))
+    loss = config.mask_loss
+    return AutoMix(
+        model=model,
+        mixblock=mixblock,
+        layer=config.model.layer,
+        mask_weight=schedules.mask_weight(loss.schedule, loss.weight, total_steps),
+        mask_form=loss.form,
+        mask_margin=loss.margin,
+        mask_per_sample=loss.per_sample,
+        alpha=config.method.alpha,
+        lam_margin=config.method.lam_margin,
+        full_forward=config.teacher.full_forward,
+    )
+
+
+def make_lr(config: ConfigDict, steps_per_epoch: int) -> dict[str, optax.Schedule]:
+    """The learning rate of each optimizer group."""
+    optimizer = config.optimizer
+    cosine = functools.partial(
+        schedules.cosine_lr,
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        by=optimizer.schedule,
+    )
+    lr = {"student": cosine(optimizer.lr, optimizer.min_lr)}
+    if config.method.name == "automix":
+        lr["mixblock"] = cosine(optimizer.mixblock_lr, optimizer.mixblock_min_lr)
+    return lr
+
+
+def make_optimizer(
+    config: ConfigDict, lr: dict[str, optax.Schedule]
+) -> optax.GradientTransformation:
+    """SGD for the student, and for MixBlock where there is one."""
+    momentum = {
+        "student": config.optimizer.momentum,
+        "mixblock": config.optimizer.mixblock_momentum,
+    }
+    return optim.by_group(
+        {
+            group: optim.sgd(
+                schedule,
+                momentum=momentum[group],
+                weight_decay=config.optimizer.weight_decay,
+            )
+            for group, schedule in lr.items()
+        }
+    )
+
+
+def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """A mean or standard deviation for each channel."""
+    return tuple(values) * channels if len(values) == 1 else tuple(values)
+
+
+def check_against_data(config: ConfigDict, dataset: Dataset) -> None:
+    """Checks the fields that only the data can refute.
+
+    Raises:
+        ConfigError: naming the field, its value and the remedy.
+    """
+    declared, found = config.data.num_classes, dataset.num_classes
+    if declared and declared != found:
+        raise ConfigError(
+            f"config.data.num_classes is {declared}, but {dataset.name} has {found} classes: set it"
+            f" to {found}, or to 0 to take the data's."
+        )
+    if found < 2:
+        raise ConfigError(
+            f"config.data.name {dataset.name} has {found} class: a classifier needs two or more."
+        )
+    images = len(dataset.train.labels)
+    if config.batch_size > images:
+        raise ConfigError(
+            f"config.batch_size is {config.batch_size}, more than the {images} training images of"
+            f" {dataset.name}: use {images} or less."
+        )
+    height, width, channels = dataset.train.images.shape[1:]
+    for name in ("mean", "std"):
+        length = len(config.data[name])
+        if length not in (1, channels):
+            raise ConfigError(
+                f"config.data.{name} has {length} values, but the images have {channels}"
+                " channel(s): give one for each channel, or one for all."
+            )
+    limit = min(height, width) - 1 if config.data.padding_mode == "reflect" else min(height, width)
+    if config.data.padding > limit:
+        raise ConfigError(
+            f"config.data.padding is {config.data.padding}, too much for images of {height} x"
+            f" {width}: use {limit} or less."
+        )
+
+
+def check_layer(config: ConfigDict, model: Classifier, image_shape: tuple[int, int, int]) -> None:
+    """Checks that the feature map for MixBlock exists and is not a single position.
+
+    Raises:
+        ConfigError: naming the field, its value and the remedy.
+    """
+    if config.method.name != "automix":
+        return
+
+    def feature_maps(images):
+        (_, features), _ = model.init_with_output(jax.random.key(0), images)
+        return features
+
+    features = jax.eval_shape(feature_maps, jnp.zeros((2, *image_shape)))
+    layer = config.model.layer
+    if layer not in features:
+        raise ConfigError(
+            f"config.model.layer is {layer!r}, but {config.model.name} has"
+            f" {', '.join(features)}: use one of them."
+        )
+    if features[layer].shape[1] * features[layer].shape[2] < 2:
+        raise ConfigError(
+            f"config.model.layer is {layer!r}, whose map is a single position for images of"
+            f" {image_shape[0]} x {image_shape[1]}: use an earlier layer or larger images."
+        )

@@ -1,0 +1,100 @@
+"""Checkpoints by Orbax: the last few, and the best apart."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from automix_jax.errors import CheckpointError
+
+
+class Checkpoints:
+    """Saves and restores a run, in FOLDER/last (the newest `keep`) and FOLDER/best (one).
+
+    Saving returns as soon as the arrays have left the device; `close` waits for the disk.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        """Opens or makes the folders.
+
+        Raises:
+            CheckpointError: if they cannot be made.
+        """
+        self.folder = folder
+        try:
+            self._last = _manager(folder / "last", keep)
+            self._best = _manager(folder / "best", 1)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder} cannot be written ({error.strerror}): choose another --workdir."
+            ) from error
+
+    def latest_step(self) -> int | None:
+        """The newest step that was saved, or None."""
+        return self._last.latest_step()
+
+    def save(self, step: int, tree: PyTree, info: dict[str, Any], *, best: bool) -> None:
+        """Saves arrays and a JSON-able dict under a step, under "best" too where asked."""
+        for manager, wanted in ((self._last, True), (self._best, best)):
+            if wanted and step not in manager.all_steps():
+                manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        arrays=ocp.args.StandardSave(tree), info=ocp.args.JsonSave(info)
+                    ),
+                    force=True,
+                )
+
+    def restore(self, template: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """Restores the newest checkpoint, or returns None where there is none.
+
+        Args:
+            template: what was saved, as `jax.ShapeDtypeStruct`s with shardings.
+
+        Raises:
+            CheckpointError: if the newest checkpoint cannot be read; nothing is deleted.
+        """
+        step = self.latest_step()
+        if step is None:
+            return None
+        try:
+            restored = self._last.restore(
+                step,
+                args=ocp.args.Composite(
+                    arrays=ocp.args.StandardRestore(template), info=ocp.args.JsonRestore()
+                ),
+            )
+        except Exception as error:  # Orbax raises many kinds for a damaged or foreign checkpoint
+            raise CheckpointError(
+                f"checkpoint {self.folder / 'last' / str(step)} cannot be read"
+                f" ({type(error).__name__}: {str(error).splitlines()[0][:200]}). Move it away to"
+                " resume from the one before, or choose another --workdir; nothing was deleted."
+            ) from error
+        return restored["arrays"], restored["info"]
+
+    def wait(self) -> None:
+        """Waits until all is on disk."""
+        self._last.wait_until_finished()
+        self._best.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits until all is on disk and lets go of the folders."""
+        self._last.close()
+        self._best.close()
+
+
+def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+    policies = ocp.checkpoint_managers.preservation_policy
+    options = ocp.CheckpointManagerOptions(
+        create=True, preservation_policy=policies.LatestN(keep), enable_async_checkpointing=True
+    )
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def template(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
+    """Describes a tree of arrays for `Checkpoints.restore`."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )

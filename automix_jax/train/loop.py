@@ -1,0 +1,367 @@
+"""The training loop: from a configuration to a folder with everything about the run."""
+
+import collections
+import contextlib
+import functools
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from clu.metrics import Collection
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from automix_jax import config as config_lib
+from automix_jax.data import Dataset, batch_indices, load_dataset
+from automix_jax.errors import NumbersError
+from automix_jax.evaluate import samples
+from automix_jax.evaluate.accuracy import make_evaluate, make_recalibrate
+from automix_jax.objective import MixupTraining
+from automix_jax.train import metrics as metrics_lib
+from automix_jax.train import workdir as workdir_lib
+from automix_jax.train.build import Experiment, build, compute_dtype, named_key, replicated
+from automix_jax.train.checkpoint import Checkpoints, template
+from automix_jax.train.logging import Logger
+from automix_jax.train.state import TrainState
+
+_STEPS_PER_DISPATCH = 100  # on accelerators, where starting a program costs as much as a small step
+
+
+def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Trains, or goes on with, the run of a folder; returns its summary.
+
+    Args:
+        config: see `automix_jax.config.default_config`.
+        workdir: the run's folder. An earlier start's last checkpoint there is resumed, and the
+            run then ends with the same bits as without the interruption.
+
+    Raises:
+        AutoMixError: for a configuration, data or folder that cannot be used, before the first
+            step; NumbersError when the loss is no longer finite.
+    """
+    config_lib.validate(config, jax.device_count())
+    dataset = load_dataset(
+        config.data.name, config.data.path or None, config.data.image_size or None
+    )
+    experiment = build(config, dataset)
+    workdir = Path(workdir)
+    workdir_lib.claim(workdir, config)
+    return _Run(config, workdir, dataset, experiment).train()
+
+
+class _Run:
+    """One start of a run: the objects that live as long as the process."""
+
+    def __init__(self, config: ConfigDict, workdir: Path, dataset: Dataset, experiment: Experiment):
+        self.config, self.workdir = config, workdir
+        self.dataset, self.experiment = dataset, experiment
+        self.steps_per_epoch = len(dataset.train.labels) // config.batch_size
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.seconds: dict[str, float] = collections.defaultdict(float)
+        self.best = -math.inf
+
+        everywhere = replicated(experiment.mesh)
+        self.images, self.labels = jax.device_put(
+            (dataset.train.images, dataset.train.labels), everywhere
+        )
+        self.test_images, self.test_labels = jax.device_put(
+            (dataset.test.images, dataset.test.labels), everywhere
+        )
+        self.evaluate = make_evaluate(
+            experiment.model, experiment.normalize, experiment.mesh, config.eval.batch_size
+        )
+        self.recalibrate = make_recalibrate(
+            experiment.model,
+            lambda rng, images: experiment.normalize(experiment.augment(rng, images)),
+            experiment.mesh,
+        )
+
+    def train(self) -> dict[str, Any]:
+        """The run from where it stands to its end."""
+        config, experiment = self.config, self.experiment
+        checkpoints = Checkpoints(self.workdir / "checkpoints", config.run.keep_checkpoints)
+        with contextlib.closing(checkpoints):
+            state, metrics = self.start(checkpoints)
+            step = int(state.step)
+            logger = Logger(
+                self.workdir,
+                tensorboard=config.run.tensorboard,
+                total_steps=self.total_steps,
+                step=step,
+            )
+            with contextlib.closing(logger):
+                self.introduce(logger, state, step)
+                while step < self.total_steps:
+                    count = self.next_dispatch(step)
+                    with self.clock("compile"):
+                        run_steps = self.compiled(count)
+                    with self.clock("train"):
+                        state, metrics = run_steps(
+                            state, metrics, self.images, self.labels, self.indices(step, count)
+                        )
+                        jax.block_until_ready(metrics)
+                    step += count
+                    epoch = step // self.steps_per_epoch
+                    self.show_progress(logger, metrics, step)
+                    best = False
+                    if step % self.steps_per_epoch == 0:
+                        best = self.end_epoch(logger, state, metrics, step, epoch)
+                        metrics = experiment.create_metrics()
+                    if self.checkpoint_due(step, count):
+                        with self.clock("checkpoint"):
+                            info = {"seconds": dict(self.seconds), "best": self.best}
+                            tree = {"state": state, "metrics": metrics}
+                            checkpoints.save(step, tree, info, best=best)
+                with self.clock("checkpoint"):
+                    checkpoints.wait()
+                return self.summarize(logger, state)
+
+    # -- where a run starts ----------------------------------------------------------------------
+
+    def start(self, checkpoints: Checkpoints) -> tuple[TrainState, Collection]:
+        """Returns the last checkpoint's state and metrics, or those of a new run."""
+        everywhere = replicated(self.experiment.mesh)
+        rng = named_key(self.config.seed, "state")
+        if checkpoints.latest_step() is not None:
+            state = jax.eval_shape(self.experiment.create, rng)
+            metrics = jax.eval_shape(self.experiment.create_metrics)
+            tree = template({"state": state, "metrics": metrics}, everywhere)
+            restored, info = checkpoints.restore(tree)
+            self.seconds.update(info["seconds"])
+            self.best = info["best"]
+            return restored["state"], restored["metrics"]
+        with self.clock("compile"):
+            state = jax.block_until_ready(self.experiment.create(rng))
+        return state, self.experiment.create_metrics()
+
+    def introduce(self, logger: Logger, state: TrainState, step: int) -> None:
+        """Says what is about to be trained, on what."""
+        config, data = self.config, self.dataset
+        counts = {
+            name: parameter_overview.count_parameters(params)
+            for name, params in state.params.items()
+        }
+        logger.say(
+            f"{config.method.name} on {data.name}: {len(data.train.labels):,} training and"
+            f" {len(data.test.labels):,} test images of {data.num_classes} classes,"
+            f" {config.epochs} epochs of {self.steps_per_epoch} steps"
+        )
+        logger.say(
+            f"{config.model.name}: "
+            + ", ".join(f"{name} {count:,} parameters" for name, count in counts.items())
+            + f"; {compute_dtype(config).name} on {jax.device_count()} x"
+            f" {jax.devices()[0].device_kind}"
+        )
+        devices = self.experiment.mesh.size
+        if config.num_groups % devices:
+            logger.say(
+                f"{config.num_groups} group(s) do not divide among {devices} devices: the numbers"
+                " stay the same, but images cross between devices in every step."
+            )
+        if step:
+            logger.say(f"resuming at step {step} of {self.total_steps}")
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def steps_per_dispatch(self) -> int:
+        """Steps in one program: the longest that divides an epoch, so that one program will do."""
+        if self.config.run.steps_per_dispatch:
+            return self.config.run.steps_per_dispatch
+        if jax.default_backend() == "cpu":
+            return 1
+        longest = min(_STEPS_PER_DISPATCH, self.steps_per_epoch)
+        divisors = [n for n in range(1, longest + 1) if self.steps_per_epoch % n == 0]
+        return divisors[-1] if divisors[-1] >= longest // 4 else longest
+
+    def next_dispatch(self, step: int) -> int:
+        """How many steps to take next: to the end of a dispatch, or of the epoch."""
+        done = step % self.steps_per_epoch
+        left = self.steps_per_dispatch - done % self.steps_per_dispatch
+        return min(left, self.steps_per_epoch - done)
+
+    @functools.cache  # noqa: B019 - a run lives as long as its process
+    def compiled(self, count: int):
+        """The program that takes this many steps."""
+        everywhere = replicated(self.experiment.mesh)
+        state = jax.eval_shape(self.experiment.create, named_key(0, "state"))
+        return self.experiment.run_steps.lower(
+            template(state, everywhere),
+            template(jax.eval_shape(self.experiment.create_metrics), everywhere),
+            self.images,
+            self.labels,
+            self.indices(0, count),
+        ).compile()
+
+    def indices(self, step: int, count: int) -> jax.Array:
+        """Which images the next steps take, [count, B]."""
+        order = [
+            batch_indices(
+                self.config.seed, step + i, self.config.batch_size, len(self.dataset.train.labels)
+            )
+            for i in range(count)
+        ]
+        sharding = NamedSharding(self.experiment.mesh, PartitionSpec(None, "data"))
+        return jax.device_put(np.stack(order).astype(np.int32), sharding)
+
+    def checkpoint_due(self, step: int, count: int) -> bool:
+        """Whether a multiple of the checkpoint interval lies among the last `count` steps."""
+        interval = self.config.run.checkpoint_steps or self.steps_per_epoch
+        return step // interval > (step - count) // interval or step == self.total_steps
+
+    def show_progress(self, logger: Logger, metrics: Collection, step: int) -> None:
+        """Moves the progress bar, on a terminal."""
+        if logger.console.is_terminal:
+            loss = float(metrics.compute()["loss"]) if step % self.steps_per_epoch else math.nan
+            epoch = -(-step // self.steps_per_epoch)
+            logger.progress(step, f"epoch {epoch}/{self.config.epochs} loss {loss:.3f}")
+
+    # -- the end of an epoch, and of the run -----------------------------------------------------
+
+    def end_epoch(
+        self, logger: Logger, state: TrainState, metrics: Collection, step: int, epoch: int
+    ) -> bool:
+        """Evaluates, draws and logs; returns whether the headline accuracy is the best so far."""
+        config = self.config
+        record: dict[str, Any] = {"step": step, "epoch": epoch}
+        record |= {f"train/{k}": v for k, v in metrics_lib.compute(metrics).items()}
+        if not math.isfinite(record["train/loss"]):
+            raise NumbersError(
+                f"the training loss of epoch {epoch} is {record['train/loss']}: lower"
+                " config.optimizer.lr; the last checkpoint before it is kept."
+            )
+        record |= {f"lr/{k}": float(schedule(step - 1)) for k, schedule in
+                   self.experiment.lr.items()}  # fmt: skip
+        last = epoch == config.epochs
+        best = False
+        if epoch % config.eval.every_epochs == 0 or last:
+            with self.clock("evaluate"):
+                record |= {f"eval/{k}": v for k, v in self.evaluate_networks(state).items()}
+            headline = record[f"eval/accuracy_{config.eval.headline}"]
+            best = headline > self.best
+            self.best = max(self.best, headline)
+        every = config.run.sample_epochs
+        if every and (epoch % every == 0 or last):
+            with self.clock("pictures"):
+                path = self.draw_samples(state, epoch)
+            logger.picture("samples", path, step)
+        record["time/seconds"] = sum(self.seconds.values())
+        record["time/images_per_second"] = step * config.batch_size / self.seconds["train"]
+        logger.write(record)
+        logger.say(self.epoch_line(record))
+        return best
+
+    def epoch_line(self, record: dict[str, Any]) -> str:
+        """An epoch in one line."""
+        accuracy = " ".join(
+            f"{name} {record[f'eval/accuracy_{name}']:.2f}"
+            for name in config_lib.evaluated(self.config)
+            if f"eval/accuracy_{name}" in record
+        )
+        return (
+            f"epoch {record['epoch']:3d}/{self.config.epochs}  loss {record['train/loss']:.4f}"
+            f"  {accuracy}  {record['time/images_per_second']:.0f} images/s"
+        )
+
+    def evaluate_networks(self, state: TrainState) -> dict[str, float]:
+        """The metrics of every head of both networks on the test images."""
+        networks = {"student": (state.params["student"], state.student_stats)}
+        if state.teacher:
+            networks["teacher"] = (state.teacher, self.teacher_stats(state))
+        result = {}
+        for network, (params, stats) in networks.items():
+            values = self.evaluate(params, stats, self.test_images, self.test_labels)
+            for name, value in values.items():
+                kind, head = name.split("_", 1)
+                result[f"{kind}_{network}_{head}"] = value
+        return result
+
+    def teacher_stats(self, state: TrainState) -> Any:
+        """The running statistics to evaluate the teacher with: its own where they are whole."""
+        if self.config.method.name == "automix" and self.config.teacher.full_forward:
+            return state.teacher_stats
+        size = len(self.dataset.train.labels)
+        batch = self.config.batch_size
+        count = min(self.config.teacher.recalibration_batches, size // batch)
+        epoch = int(state.step) // self.steps_per_epoch  # whose order, not yet trained on, is used
+        indices = np.stack(
+            [
+                batch_indices(self.config.seed, epoch * self.steps_per_epoch + i, batch, size)
+                for i in range(count)
+            ]
+        ).astype(np.int32)
+        rng = jax.random.fold_in(named_key(self.config.seed, "recalibrate"), state.step)
+        return self.recalibrate(state.teacher, state.teacher_stats, self.images, indices, rng)
+
+    @functools.cached_property
+    def mixer(self):
+        """Draws mixed images: a function of (state, images, lam)."""
+        objective = self.experiment.objective
+        if isinstance(objective, MixupTraining):
+            mix = samples.mixup_mixer(objective.mix)
+            return lambda state, images, lam: mix(images, lam)
+        mix = samples.automix_mixer(
+            self.experiment.model,
+            self.experiment.mixblock,
+            self.config.model.layer,
+            self.experiment.normalize,
+        )
+        return lambda state, images, lam: mix(
+            state.teacher, state.teacher_stats, state.params["mixblock"], images, lam
+        )
+
+    def draw_samples(self, state: TrainState, epoch: int) -> Path:
+        """Draws the same test images at every call."""
+        chosen = batch_indices(0, 0, min(64, len(self.test_labels)), len(self.test_labels))
+        images = self.dataset.test.images[chosen]
+        names = [self.dataset.class_names[label] for label in self.dataset.test.labels[chosen]]
+        path = self.workdir / "samples" / f"epoch_{epoch:03d}.png"
+        path.parent.mkdir(exist_ok=True)
+        on_device = jax.device_put(images, replicated(self.experiment.mesh))
+        samples.save_panel(path, images, names, lambda lam: self.mixer(state, on_device, lam))
+        return path
+
+    def summarize(self, logger: Logger, state: TrainState) -> dict[str, Any]:
+        """Writes summary.json and prints the table."""
+        train_seconds = self.seconds["train"]
+        summary = {
+            "headline": self.config.eval.headline,
+            "accuracy": workdir_lib.accuracies(logger.records, config_lib.evaluated(self.config)),
+            "epochs": self.config.epochs,
+            "steps": int(state.step),
+            "images_per_second": self.total_steps * self.config.batch_size / train_seconds,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "parameters": {
+                name: int(parameter_overview.count_parameters(params))
+                for name, params in state.params.items()
+            },
+            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "compute_dtype": compute_dtype(self.config).name,
+            "jax": jax.__version__,
+        }
+        path = self.workdir / "summary.json"
+        path.write_text(json.dumps(summary, indent=2) + "\n")
+        logger.console.print(workdir_lib.table(summary))
+        logger.say(
+            f"{summary['images_per_second']:.0f} images/s; seconds: "
+            + ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items())
+        )
+        logger.say(f"summary: {path}")
+        if (self.workdir / "samples").is_dir():
+            logger.say(f"pictures of mixed images: {self.workdir / 'samples'}")
+        return summary
+
+    @contextlib.contextmanager
+    def clock(self, name: str) -> Iterator[None]:
+        """Adds the time inside to a part of the run."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start

@@ -1,0 +1,99 @@
+"""A run's folder: whose it is, and what it says at the end."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from rich.table import Table
+
+from automix_jax.errors import CheckpointError
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Makes the folder of a run, or makes sure that it belongs to this configuration.
+
+    The section `config.run` may differ: it changes no number.
+
+    Raises:
+        CheckpointError: if the folder is another run's, or cannot be used; nothing is changed.
+    """
+    path = workdir / "config.json"
+    resolved = json.loads(json.dumps(config.to_dict()))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not path.exists() and any(workdir.glob("checkpoints/last/[0-9]*")):
+            raise CheckpointError(
+                f"{workdir} holds checkpoints but no config.json, so they cannot be trusted to be"
+                " this run's: choose another --workdir."
+            )
+        if path.exists():
+            _check_same(json.loads(path.read_text()), resolved, path)
+        path.write_text(json.dumps(resolved, indent=2) + "\n")
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"--workdir {workdir} cannot be used ({error}): choose another."
+        ) from error
+
+
+def _check_same(saved: dict[str, Any], resolved: dict[str, Any], path: Path) -> None:
+    old, new = (dict(_flatten({**c, "run": {}})) for c in (saved, resolved))
+    different = [
+        f"config.{name} is {new.get(name)!r} here and {old.get(name)!r} there"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if different:
+        shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
+        raise CheckpointError(
+            f"{path.parent} holds a run with another configuration ({shown}): choose another"
+            " --workdir, or give the fields the values that it was started with."
+        )
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    items: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            items += _flatten(value, f"{prefix}{name}.")
+        else:
+            items.append((prefix + name, value))
+    return items
+
+
+def accuracies(records: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Summarises each accuracy over a run: final, best with its epoch, median of the last ten."""
+    result = {}
+    for name in names:
+        values = [
+            (r["epoch"], r[f"eval/accuracy_{name}"])
+            for r in records
+            if f"eval/accuracy_{name}" in r
+        ]
+        best_epoch, best = max(values, key=lambda item: (item[1], -item[0]))
+        result[name] = {
+            "final": values[-1][1],
+            "best": best,
+            "best_epoch": best_epoch,
+            "median_last_10": statistics.median(value for _, value in values[-10:]),
+        }
+    return result
+
+
+def table(summary: dict[str, Any]) -> Table:
+    """The accuracies of a summary as a table for the screen."""
+    result = Table(title=f"Test accuracy in percent; the headline is {summary['headline']}")
+    for column in ("network and head", "final", "best", "at epoch", "median of last 10"):
+        result.add_column(column, justify="left" if column.startswith("network") else "right")
+    for name, row in summary["accuracy"].items():
+        result.add_row(
+            name,
+            f"{row['final']:.2f}",
+            f"{row['best']:.2f}",
+            str(row["best_epoch"]),
+            f"{row['median_last_10']:.2f}",
+            style="bold" if name == summary["headline"] else None,
+        )
+    return result

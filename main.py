@@ -1,0 +1,8 @@
+"""Trains a classifier: python main.py --config=configs/quickstart.py --workdir=runs/quickstart."""
+
+import sys
+
+from automix_jax.cli import train
+
+if __name__ == "__main__":
+    sys.exit(train(sys.argv[1:]))
