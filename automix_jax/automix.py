@@ -5,13 +5,13 @@ other, whose mask is a constant, trains the student (Eq. 8).
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from automix_jax.losses import cross_entropy, mix_labels, soft_cross_entropy
 from automix_jax.mixblock import MaskLossForm, MixBlock, mask_loss, mix_images, predict_mask
@@ -26,10 +26,10 @@ stop_gradient = jax.lax.stop_gradient
 class AutoMixDraws:
     """The random numbers of a step, by group of the batch."""
 
-    lam_mixblock: Float[Array, " g"]
-    lam_student: Float[Array, " g"]
-    perm_mixblock: Int[Array, "g n"]
-    perm_student: Int[Array, "g n"]
+    lam_mixblock: Any  # [groups]
+    lam_student: Any
+    perm_mixblock: Any  # [groups, images of a group], partners within the group
+    perm_student: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class AutoMix:
         "accuracy_clean",
     )
 
-    def draw(self, rngs: PRNGKeyArray, group_size: int) -> AutoMixDraws:
+    def draw(self, rngs: Key[Array, " g"], group_size: int) -> AutoMixDraws:
         """Draws ratios and partners for groups of the batch, one key [g] each."""
 
         def draw_group(rng):

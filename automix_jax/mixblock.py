@@ -5,7 +5,7 @@ functions. The own image has index i, its partner j = perm[i]; `mask` is the wei
 and 1 - mask that of the partner.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import flax.struct
@@ -31,12 +31,12 @@ class Projections:
     keys need none.
     """
 
-    query: Float[Array, "b n d"]
-    key: Float[Array, "b n d"]
-    value: Float[Array, "b n"]
-    lam_query: Float[Array, " d"] | None
-    lam_value: Float[Array, ""] | None
-    grid: tuple[int, int] = flax.struct.field(pytree_node=False)
+    query: Any  # [B, h w, d]; `Any`, since JAX rebuilds trees with other things than arrays
+    key: Any  # [B, h w, d]
+    value: Any  # [B, h w]
+    lam_query: Any  # [d], or None where the ratio is not embedded
+    lam_value: Any  # [], or None
+    grid: tuple[int, int] = flax.struct.field(pytree_node=False)  # (h, w)
 
 
 class _Pointwise(nn.Module):

@@ -1,13 +1,13 @@
 """What training objectives share, and the objective of the plain mixups."""
 
 import dataclasses
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from automix_jax.losses import soft_cross_entropy
 from automix_jax.mixups.base import Mixup
@@ -29,10 +29,11 @@ class Outcome:
 
     student_stats: PyTree
     teacher_stats: PyTree
-    metrics: dict[str, Float[Array, ""]]
-    intermediates: dict[str, Array]  # for tests and pictures; compiled away where unused
+    metrics: dict[str, Any]  # scalars
+    intermediates: dict[str, Any]  # for tests and pictures; compiled away where unused
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A training method: it draws its random numbers by group and turns a batch into a loss."""
 
@@ -46,7 +47,7 @@ class Objective(Protocol):
         """The names of the metrics in its outcome."""
         ...
 
-    def draw(self, rngs: PRNGKeyArray, group_size: int) -> Any:
+    def draw(self, rngs: Key[Array, " g"], group_size: int) -> Any:
         """Draws the random numbers of a step from one key a group; leading axes are groups."""
         ...
 
@@ -102,7 +103,7 @@ class MixupTraining:
 
     metric_names: ClassVar = ("loss",)
 
-    def draw(self, rngs: PRNGKeyArray, group_size: int) -> PRNGKeyArray:
+    def draw(self, rngs: Key[Array, " g"], group_size: int) -> Key[Array, " g"]:
         """A mixup draws for itself: the keys, one a group, are all it needs."""
         del group_size
         return rngs

@@ -1,20 +1,19 @@
 """The plain mixups: one file a method, one contract, a registry by name."""
 
 import difflib
-from collections.abc import Callable
+import functools
+import inspect
+from typing import Any
 
 from automix_jax.errors import ConfigError
 from automix_jax.mixups.base import Mixed, Mixup
-from automix_jax.mixups.blend import MixUp, Vanilla
-from automix_jax.mixups.cutmix import CutMix
+from automix_jax.mixups.blend import mixup, vanilla
+from automix_jax.mixups.cutmix import cutmix
 
-__all__ = ["CutMix", "MixUp", "Mixed", "Mixup", "Vanilla", "create", "list_mixups"]
+__all__ = ["Mixed", "Mixup", "create", "cutmix", "list_mixups", "mixup", "vanilla"]
 
-_MIXUPS: dict[str, Callable[..., Mixup]] = {
-    "vanilla": Vanilla,
-    "mixup": MixUp,
-    "cutmix": CutMix,
-}
+_MIXUPS: dict[str, Mixup] = {"vanilla": vanilla, "mixup": mixup, "cutmix": cutmix}
+_GIVEN_LATER = inspect.signature(vanilla).parameters  # what every call gives: the contract
 
 
 def list_mixups() -> tuple[str, ...]:
@@ -22,12 +21,12 @@ def list_mixups() -> tuple[str, ...]:
     return tuple(_MIXUPS)
 
 
-def create(name: str, **options: float) -> Mixup:
-    """Makes a mixup by name.
+def create(name: str, **options: Any) -> Mixup:
+    """Makes a mixup by name, with its options filled in.
 
     Args:
         name: one of `list_mixups()`.
-        **options: of the method; all but "vanilla" take `alpha`, the ratio's Beta(alpha, alpha).
+        **options: of the method; "mixup" and "cutmix" have `alpha`, of Beta(alpha, alpha).
 
     Raises:
         ConfigError: for an unknown name or option, or an alpha that is not positive.
@@ -36,9 +35,12 @@ def create(name: str, **options: float) -> Mixup:
         close = difflib.get_close_matches(name, _MIXUPS, 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"mixup {name!r} is unknown.{hint} Known: {', '.join(_MIXUPS)}.")
+    known = [key for key in inspect.signature(_MIXUPS[name]).parameters if key not in _GIVEN_LATER]
+    for option in options:
+        if option not in known:
+            raise ConfigError(
+                f"mixup {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}."
+            )
     if options.get("alpha", 1.0) <= 0:
         raise ConfigError(f"alpha of {name!r} is {options['alpha']}: it must be above 0.")
-    try:
-        return _MIXUPS[name](**options)
-    except TypeError as error:
-        raise ConfigError(f"mixup {name!r} does not take these options: {error}.") from error
+    return functools.partial(_MIXUPS[name], **options)

@@ -1,6 +1,6 @@
 """The contract of the plain mixups."""
 
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -14,11 +14,12 @@ class Mixed:
     partners, and, for methods that cut or mask, `mask` [B, H, W, 1], the weight of the own image.
     """
 
-    images: Float[Array, "b h w c"]
-    targets: Float[Array, "b k"]
-    info: dict[str, Array]
+    images: Any  # [B, H, W, C]; `Any`, since JAX rebuilds trees with other things than arrays
+    targets: Any  # [B, K]
+    info: dict[str, Any]
 
 
+@runtime_checkable
 class Mixup(Protocol):
     """A mixup: a pure function of a key and a batch, jittable, without state."""
 
@@ -32,5 +33,14 @@ class Mixup(Protocol):
         lam: Float[Array, ""] | float | None = None,
         perm: Int[Array, " b"] | None = None,
     ) -> Mixed:
-        """Mixes a batch; a given ratio or pairing takes the place of the drawn one."""
+        """Mixes a batch.
+
+        Args:
+            rng: of the method's draws.
+            images: normalised images.
+            labels: their classes.
+            num_classes: length of the soft targets.
+            lam: ratio to use in the place of the drawn one.
+            perm: partners to use in the place of the drawn ones.
+        """
         ...

@@ -4,7 +4,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from automix_jax.mixblock import MixBlock
 from automix_jax.models.classifier import Classifier
@@ -23,13 +23,13 @@ class TrainState:
         rng: the key from which the draws of every step are derived; never replaced.
     """
 
-    step: Int[Array, ""]
+    step: PyTree
     params: PyTree
     teacher: PyTree
     student_stats: PyTree
     teacher_stats: PyTree
     opt_state: PyTree
-    rng: PRNGKeyArray
+    rng: PyTree
 
 
 def create_state(

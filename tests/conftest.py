@@ -1,0 +1,53 @@
+"""Eight virtual CPU devices, float64 on request, and the recorded numbers where they are."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Read when JAX makes its first array, which no import does.
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+
+import jax
+import jaxtyping
+import pytest
+
+
+@contextlib.contextmanager
+def x64() -> Iterator[None]:
+    """Float64 inside the block; by the option, as the context manager's name changes with JAX."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Runs one test in float64."""
+    with x64():
+        yield
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Runs one test as users run the library: wrong arguments reach its own errors."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def vectors() -> Path:
+    """The folder of recorded numbers; skips the test where there is none."""
+    from tests.parity import default_folder
+
+    folder = default_folder()
+    if folder is None:
+        pytest.skip("no recorded vectors here; set AUTOMIX_PARITY_DIR")
+    return folder

@@ -1,0 +1,360 @@
+"""The plain mixups: what holds of any batch, CutMix's box in NumPy, and the draws' distributions."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from automix_jax import mixups
+from automix_jax.errors import ConfigError
+from automix_jax.mixups.sampling import sample_lam, sample_perm
+
+CLASSES = 5
+METHODS = mixups.list_mixups()
+# Every batch size, both image sizes, gray and RGB, both dtypes: one compilation each a method.
+SHAPES = (
+    (1, 31, 45, 1, "float32"),
+    (2, 31, 45, 3, "bfloat16"),
+    (3, 8, 8, 3, "float32"),
+    (3, 31, 45, 1, "bfloat16"),
+)
+
+
+@functools.cache
+def compiled(method, given_draws):
+    """A mixup under jit, of (seed, images, labels[, lam, perm])."""
+
+    def run(seed, images, labels, lam=None, perm=None):
+        rng = jax.random.key(seed)
+        mix = mixups.create(method)
+        return mix(rng, images, labels, num_classes=CLASSES, lam=lam, perm=perm)
+
+    return jax.jit(run) if given_draws else jax.jit(lambda *arguments: run(*arguments))
+
+
+def batch(shape, seed, flat):
+    """(images, labels): noise, or every image of one number."""
+    count, height, width, channels, dtype = shape
+    rng = np.random.default_rng(seed)
+    size = (1, 1, 1) if flat else (height, width, channels)
+    images = np.broadcast_to(rng.standard_normal((count, *size)), (count, height, width, channels))
+    return jnp.asarray(images, dtype), jnp.asarray(rng.integers(0, CLASSES, count))
+
+
+def blend(images, perm, weight):
+    """weight * own + (1 - weight) * partner in float64."""
+    images = np.asarray(images, np.float64)
+    return weight * images + (1 - weight) * images[perm]
+
+
+def weights_of(mixed):
+    """The weight of every own pixel that a result claims."""
+    lam = np.asarray(mixed.info["lam"], np.float64)[:, None, None, None]
+    return np.asarray(mixed.info.get("mask", lam), np.float64)
+
+
+batches = st.builds(
+    batch, st.sampled_from(SHAPES), st.integers(0, 2**31 - 1), st.booleans()
+)
+seeds = st.integers(0, 2**31 - 1)
+ratios = st.one_of(st.sampled_from([0.0, 0.5, 1.0, 1e-7]), st.floats(0, 1, width=32))
+few = settings(max_examples=40, deadline=None, derandomize=True)  # compilations take seconds
+
+
+# -- properties --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@few
+@given(batches, seeds)
+def test_own_draws(method, data, seed):
+    """A result is what its `info` says of pairing, ratio and mask, and its targets agree."""
+    images, labels = data
+    mixed = compiled(method, False)(seed, images, labels)
+    perm, lam = np.asarray(mixed.info["perm"]), np.asarray(mixed.info["lam"])
+    assert mixed.images.shape == images.shape
+    assert mixed.images.dtype == images.dtype
+    assert sorted(perm) == list(range(len(labels)))
+    assert ((lam >= 0) & (lam <= 1)).all()
+    rounding = 2**-8 if images.dtype == jnp.bfloat16 else 1e-6
+    expected = blend(images, perm, weights_of(mixed))
+    # Up to five deviations of noise, rounded a few times; false for anything not finite.
+    np.testing.assert_allclose(
+        np.asarray(mixed.images, np.float64), expected, rtol=rounding, atol=5 * rounding
+    )
+    eye = np.eye(CLASSES)
+    own, partner = eye[np.asarray(labels)], eye[np.asarray(labels)[perm]]
+    targets = lam[:, None] * own + (1 - lam[:, None]) * partner
+    assert mixed.targets.dtype == jnp.float32
+    np.testing.assert_allclose(mixed.targets, targets, atol=1e-6)
+    np.testing.assert_allclose(mixed.targets.sum(1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@few
+@given(batches, seeds, ratios)
+def test_given_draws(method, data, seed, lam):
+    """A given ratio and pairing are those used; ratio 1 leaves the images as they are."""
+    images, labels = data
+    perm = jnp.roll(jnp.arange(len(labels)), 1)
+    mixed = compiled(method, True)(seed, images, labels, lam, perm)
+    used = np.asarray(mixed.info["lam"])
+    if method == "vanilla" or lam == 1:
+        np.testing.assert_array_equal(mixed.images, images)
+        # CutMix counts its mask's pixels in float32: up to one rounding off.
+        np.testing.assert_allclose(used, 1, atol=1e-7)
+        np.testing.assert_allclose(mixed.targets, np.eye(CLASSES)[np.asarray(labels)], atol=1e-7)
+    if method != "vanilla":
+        np.testing.assert_array_equal(mixed.info["perm"], perm)
+    if method == "mixup":
+        np.testing.assert_allclose(used, lam, atol=1e-7)
+    if method == "cutmix":
+        mask = np.asarray(mixed.info["mask"])
+        assert mask.shape == (*images.shape[:3], 1)
+        assert set(np.unique(mask)) <= {0, 1}
+        # The label weighs what is seen, to float32 rounding; the box is never larger than asked.
+        np.testing.assert_allclose(mask.mean((1, 2, 3)), used, atol=1e-6)
+        assert (used >= lam - 1e-6).all()
+        assert (mask == mask[:1]).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_jit_does_not_compile_again(method):
+    mix = jax.jit(functools.partial(mixups.create(method), num_classes=CLASSES))
+    images, labels = batch(SHAPES[2], 0, False)
+    for seed in (0, 1):
+        mixed = mix(jax.random.key(seed), images + seed, labels)
+        assert np.isfinite(mixed.images).all()
+    assert mix._cache_size() == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_vmap_draws_apart(method):
+    """Groups of a batch under vmap equal the same groups one by one."""
+    images, labels = batch(SHAPES[2], 0, False)
+    mix = functools.partial(mixups.create(method), num_classes=CLASSES)
+    rngs = jax.random.split(jax.random.key(0), 4)
+    mixed = jax.jit(jax.vmap(mix, (0, None, None)))(rngs, images, labels)
+    for i, rng in enumerate(rngs):
+        alone = jax.jit(mix)(rng, images, labels)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, atol=1e-6),
+            jax.tree.map(lambda leaf, i=i: leaf[i], mixed),
+            alone,
+        )
+    if method != "vanilla":
+        assert len(np.unique(mixed.info["lam"])) > 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_reaches_the_images(method):
+    """Each pixel gets its own weight and what its image gives as a partner."""
+    images, labels = batch(SHAPES[2], 0, False)
+    mix = functools.partial(mixups.create(method), jax.random.key(3), num_classes=CLASSES)
+
+    @jax.jit
+    def run(images):
+        def total(images):
+            mixed = mix(images=images, labels=labels)
+            return (mixed.images.sum((1, 2, 3)) * jnp.arange(1.0, 4.0)).sum(), mixed
+
+        return jax.grad(total, has_aux=True)(images)
+
+    gradient, mixed = run(images)
+    weight, own = np.broadcast_to(weights_of(mixed), (*images.shape[:3], 1)), np.arange(1.0, 4.0)
+    expected = weight * own[:, None, None, None]
+    np.add.at(
+        expected, np.asarray(mixed.info["perm"]), (1 - weight) * own[:, None, None, None]
+    )
+    np.testing.assert_allclose(gradient, np.broadcast_to(expected, images.shape), atol=1e-5)
+
+
+# -- CutMix's box ------------------------------------------------------------------------------
+
+
+def box_mask(height, width, lam, row, column):
+    """The law as published: even sides, clipped, half-open."""
+    mask = np.ones((height, width))
+    cut_height, cut_width = (int(side * np.sqrt(1 - lam)) // 2 for side in (height, width))
+    top, left = max(row - cut_height, 0), max(column - cut_width, 0)
+    mask[top : row + cut_height, left : column + cut_width] = 0
+    return mask
+
+
+@pytest.fixture
+def cutmix_at(monkeypatch):
+    """CutMix under jit with its centre given: of (images, labels, perm, lam, row, column)."""
+
+    @jax.jit
+    def run(images, labels, perm, lam, row, column):
+        height, width = images.shape[1:3]
+        asked = iter([(height, row), (width, column)])
+
+        def randint(key, shape, low, high):
+            side, value = next(asked)
+            assert (shape, low, high) == ((), 0, side)
+            return value
+
+        with monkeypatch.context() as patch:
+            patch.setattr(jax.random, "randint", randint)
+            return mixups.cutmix(
+                jax.random.key(0), images, labels, num_classes=CLASSES, lam=lam, perm=perm
+            )
+
+    return run
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[2]])
+def test_box_equals_numpy(cutmix_at, shape):
+    images, labels = batch(shape, 0, False)
+    perm = jnp.roll(jnp.arange(len(labels)), 1)
+    height, width = images.shape[1:3]
+    for row in (0, 1, height // 2, height - 1):
+        for column in (0, width // 3, width - 1):
+            # At 0.36 = 1 - 0.8^2 and the like float32 may round a side to the next integer.
+            for lam in (0.0, 0.013, 0.3, 0.51, 0.77, 0.9371, 0.9999, 1.0):
+                mixed = cutmix_at(images, labels, perm, lam, row, column)
+                expected = box_mask(height, width, lam, row, column)
+                np.testing.assert_array_equal(mixed.info["mask"][0, ..., 0], expected)
+                np.testing.assert_allclose(mixed.info["lam"], expected.mean(), atol=1e-6)
+
+
+def test_recorded_boxes(vectors, cutmix_at):
+    """The authors' function under scripted draws: images and masks to the bit."""
+    with np.load(vectors / "baselines_golden.npz") as file:
+        recorded = dict(file)
+    images = jnp.asarray(recorded["common_x"].transpose(0, 2, 3, 1))
+    labels, perm = (jnp.asarray(recorded[f"common_{name}"]) for name in ("y", "perm"))
+    cases = recorded["cutmix_cases_lam_cx_cy_lamadj"]
+    assert len(cases) == 7
+    for i, (lam, row, column, adjusted) in enumerate(cases):
+        mixed = cutmix_at(images, labels, perm, lam, int(row), int(column))
+        theirs = recorded[f"cutmix_{i}_x"].transpose(0, 2, 3, 1)
+        np.testing.assert_array_equal(mixed.images, theirs)
+        mask = np.asarray(mixed.info["mask"][0, ..., 0])
+        assert {*np.unique(recorded[f"cutmix_{i}_mask"])} <= {0, 1}
+        np.testing.assert_array_equal(1 - mask, recorded[f"cutmix_{i}_mask"])
+        np.testing.assert_allclose(mixed.info["lam"], adjusted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("side", "alpha", "mean", "empty"), [(32, 1.0, 0.7008, None), (32, 0.2, 0.7244, 0.174)]
+)
+def test_box_statistics(side, alpha, mean, empty):
+    """Against 200 000 draws in NumPy; 20 000 have a standard error of 0.002 (ratio), 0.003."""
+    images, labels = jnp.zeros((1, side, side, 1)), jnp.zeros(1, jnp.int32)
+
+    @jax.jit
+    @jax.vmap
+    def ratios(rng):
+        mix = mixups.create("cutmix", alpha=alpha)
+        return mix(rng, images, labels, num_classes=CLASSES).info["lam"][0]
+
+    lam = ratios(jax.random.split(jax.random.key(0), 20_000))
+    assert lam.mean() == pytest.approx(mean, abs=0.008)
+    if empty is not None:
+        assert (lam == 1).mean() == pytest.approx(empty, abs=0.012)
+
+
+# -- draws -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many():
+    """20 000 ratios by alpha, from one compilation."""
+    draw = jax.jit(lambda alpha: sample_lam(jax.random.key(7), alpha, (20_000,)))
+    return functools.cache(lambda alpha: np.asarray(draw(jnp.float32(alpha)), np.float64))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.5, 1.0, 2.0, 4.0, 8.0])
+def test_ratios_are_beta(unchecked, many, alpha):
+    """Kolmogorov-Smirnov at a fixed seed; mean and variance within four standard errors."""
+    lam, beta = many(alpha), scipy.stats.beta(alpha, alpha)
+    assert ((lam >= 0) & (lam <= 1)).all()  # false for NaN
+    # Float32 is fine near 0 but coarse near 1, where it rounds 1.7 % of Beta(0.2, 0.2) to 1. So
+    # the lower half is held against the distribution, all against a sample rounded the same way.
+    lower = lam[lam < 0.5]
+    assert scipy.stats.kstest(lower, lambda x: 2 * beta.cdf(x)).pvalue > 1e-3
+    rounded = beta.rvs(200_000, random_state=0).astype(np.float32)
+    assert scipy.stats.ks_2samp(lam, rounded).pvalue > 1e-3
+    error = 4 / np.sqrt(len(lam))
+    assert lam.mean() == pytest.approx(0.5, abs=error * beta.std())
+    kurtosis = float(beta.stats("k")) + 3
+    assert lam.var() == pytest.approx(beta.var(), rel=error * np.sqrt(kurtosis - 1))
+
+
+def test_ratios_are_symmetric_at_the_ends(unchecked, many):
+    """Small alpha comes close to 0 and, as far as float32 goes, to 1 alike."""
+    lam = many(0.2)
+    expected = scipy.stats.beta(0.2, 0.2).cdf(1e-4)
+    error = 4 * np.sqrt(expected / len(lam))
+    assert (lam < 1e-4).mean() == pytest.approx(expected, abs=error)
+    assert (lam > 1 - 1e-4).mean() == pytest.approx(expected, abs=error)
+
+
+def test_ratios_of_any_shape():
+    lam = sample_lam(jax.random.key(0), 1.0, (2, 3))
+    assert lam.shape == (2, 3)
+    assert lam.dtype == jnp.float32
+    assert len(np.unique(lam)) == 6
+    np.testing.assert_array_equal(lam, sample_lam(jax.random.key(0), 1.0, (2, 3)))
+    assert sample_lam(jax.random.key(0), 1.0).shape == ()
+
+
+def test_ratios_at_extreme_draws(monkeypatch):
+    """Where a uniform draw is at the end of its range, nothing is NaN."""
+    tiny = jnp.finfo(jnp.float32).tiny
+    # As the draws are: u up to the last float below 1, v from 0, and cos(2 pi v) near 0.
+    values = iter([jnp.array([tiny, 1 - 2.0**-24] * 3), jnp.repeat(jnp.array([0, 0.25, 0.5]), 2)])
+    monkeypatch.setattr(jax.random, "uniform", lambda *args, **options: next(values))
+    lam = sample_lam(jax.random.key(0), 0.2, (6,))
+    assert ((lam >= 0) & (lam <= 1)).all()
+
+
+def test_permutations_are_uniform():
+    """Chi-square over the 24 orders of four, at a fixed seed."""
+    rngs = jax.random.split(jax.random.key(0), 6000)
+    perms = np.asarray(jax.jit(jax.vmap(lambda rng: sample_perm(rng, 4)))(rngs))
+    assert (np.sort(perms, 1) == np.arange(4)).all()
+    _, counts = np.unique(perms, axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("size", [1, 2, 257])
+def test_permutations_of_any_size(size):
+    perm = sample_perm(jax.random.key(1), size)
+    assert sorted(np.asarray(perm)) == list(range(size))
+
+
+# -- by name -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cutmx", {}, "'cutmx' is unknown. Did you mean 'cutmix'"),
+        ("foo", {}, r"'foo' is unknown\. Known: vanilla, mixup, cutmix"),
+        ("mixup", {"alhpa": 1.0}, "no option 'alhpa'; it has alpha"),
+        ("vanilla", {"alpha": 1.0}, "no option 'alpha'; it has none"),
+        ("mixup", {"lam": 0.5}, "no option 'lam'"),
+        ("cutmix", {"alpha": 0.0}, "alpha of 'cutmix' is 0.0"),
+        ("mixup", {"alpha": -1.0}, "alpha of 'mixup' is -1.0"),
+    ],
+)
+def test_create_errors(name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        mixups.create(name, **options)
+
+
+def test_create_fills_in_alpha():
+    """A large alpha keeps ratios near one half."""
+    images, labels = batch(SHAPES[2], 0, False)
+    mix = mixups.create("mixup", alpha=1e6)
+    lam = mix(jax.random.key(0), images, labels, num_classes=CLASSES).info["lam"]
+    np.testing.assert_allclose(lam, 0.5, atol=0.01)
