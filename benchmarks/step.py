@@ -1,12 +1,11 @@
 """Times one training step: vanilla, MixUp and AutoMix, and on request a PyTorch peer beside them.
 
-One process builds all steps and then runs them in turn, round after round (A B C A B C ...), so
-that a disturbance of the machine meets all of them. Every ratio is the median over rounds of the
-ratio within a round; it is not the ratio of two medians.
+One process builds all steps and runs them in turn, round after round (A B C A B C ...), so that a
+disturbance of the machine meets all of them. A ratio is the median of the ratios within a round.
 
-A JAX step is the program that training runs: a batch gathered from uint8 images on the device,
-augmentation, normalisation, losses, gradients, optimizer, teacher and metrics, in one jit that
-takes over the buffers of its state.
+A JAX step is the program that training runs, in one jit that takes over the buffers of its state:
+a batch gathered from uint8 images on the device, augmentation, normalisation, losses, gradients,
+optimizer, teacher and metrics.
 """
 
 import argparse
@@ -16,16 +15,15 @@ import json
 import os
 import platform
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 # PyTorch needs a share of the GPU's memory. This must come before JAX is imported.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # torch_step.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # automix_jax of this checkout
 
 import flax
@@ -58,10 +56,10 @@ at --torch. Exit codes: 0 done, 2 flags that cannot work or a package that is mi
 """
 NOTES = (
     "x vanilla, x JAX: median of the ratios within a round. x JAX above 1: the JAX step is faster.",
-    "CPU ms is that of all threads; on a GPU it only says how busy the host was.",
+    "CPU ms is that of all threads; on a GPU it only says how busy the host was. Peak memory is of"
+    " the whole process, all steps together, and not of one method.",
     "FLOPs: of a step as lowered, the same on any machine; compiled: after XLA's passes, the body"
     " of a scan counted once. FLOPs and bytes are those of one device, bytes of a whole dispatch.",
-    "Peak memory is that of the whole process, all steps together, and not of one method.",
     "The torch steps begin with float images: only those of JAX augment and normalise. Torch's"
     " AutoMix is built like the released code: whole teacher forward, projections for each mask.",
     "On a CPU XLA runs convolutions inside a scan several times slower: leave a step a dispatch.",
@@ -106,9 +104,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = argparse.ArgumentParser("step.py", description=__doc__, epilog=EPILOG, **layout)
     add, count = parser.add_argument, {"type": positive, "metavar": "N"}
-    add("--preset", choices=PRESETS, default="r18", help="r18 (default): ResNet-18, cifar stem, "
-        "32 x 32, batch 100, 10 classes. r50: ResNet-50, imagenet stem, 224 x 224, 1000 classes, "
-        "batch 4 on a CPU, else 64. The flags below override it.")  # fmt: skip
+    add("--preset", choices=PRESETS, default="r18", help="r18 (default): 32 x 32, batch 100, "
+        "10 classes. r50: 224 x 224, batch 64 or on a CPU 4, 1000 classes.")  # fmt: skip
     add("--model", choices=list_models(), metavar="NAME", help=", ".join(list_models()))
     add("--stem", choices=("cifar", "imagenet"), help="first layers: 3 x 3, or 7 x 7 and pooling")
     add("--image-size", **count, help=f"pixels; up to {AUGMENTED_UP_TO} the step flips and crops")
@@ -120,8 +117,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "and matrix products; auto is float32 on a CPU, else bfloat16")  # fmt: skip
     add("--repeats", **count, default=10, help="rounds that are timed (default: 10)")
     add("--warmup", **count, default=3, help="rounds before them (default: 3)")
-    add("--steps-per-dispatch", **count, default=1, help="steps in one lax.scan, and of PyTorch "
-        "between two waits; times are divided by it (default: 1)")  # fmt: skip
+    add("--steps-per-dispatch", **count, default=1, help="in one lax.scan; times are of one step")
     add("--torch", action="store_true", help="also time the PyTorch peer, benchmarks/torch_step.py")
     add("--torch-compile", action="store_true", help="and through torch.compile; implies --torch")
     add("--out", type=Path, metavar="FILE.json", help="write everything to this file")
@@ -190,11 +186,10 @@ def jax_case(args: argparse.Namespace, method: str) -> Case:
     batch = jax.device_put((data.images, data.labels), replicated(mesh))
     order = np.tile(np.arange(args.batch, dtype=np.int32), (args.steps_per_dispatch, 1))
     order = jax.device_put(order, NamedSharding(mesh, PartitionSpec(None, "data")))
-    # Made once and not timed, so not worth the optimiser, which takes longer than over the step.
+    # Made once and not timed: not worth the compiler's optimisations, which are slow here.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     create = experiment.create.lower(key).compile(compiler_options=quick)
     state, metrics = jax.block_until_ready((create(key), experiment.create_metrics()))
-
     one_step, steps = (run_steps.lower(state, metrics, *batch, o) for o in (order[:1], order))
     start = time.perf_counter()
     compiled = steps.compile()
@@ -226,7 +221,7 @@ def torch_case(args: argparse.Namespace, method: str, compile: bool) -> Case:
         layer=int(args.layer.removeprefix("stage")), compile=compile,
         lam_embed=default_config().mixblock.lam_embed,
     )  # fmt: skip
-    program = {"compile_seconds": time.perf_counter() - start} if compile else {}
+    program = {"compile_seconds": time.perf_counter() - start if compile else None}
 
     def run() -> None:
         for _ in range(args.steps_per_dispatch):
@@ -264,8 +259,7 @@ def run_rounds(cases: list[Case], args: argparse.Namespace, say: Callable[[str],
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
     """Median, extremes and all values in the order of the rounds."""
-    middle = statistics.median(values)
-    return {"median": middle, "min": min(values), "max": max(values), "all": list(values)}
+    return {"median": median(values), "min": min(values), "max": max(values), "all": list(values)}
 
 
 def ratios(case: Case, base: Case) -> dict[str, Any]:
@@ -278,13 +272,12 @@ def ratios(case: Case, base: Case) -> dict[str, Any]:
 
 def describe(case: Case, cases: dict[str, Case], batch: int) -> dict[str, Any]:
     """All numbers of a step."""
-    framework, method = case.name.split("/")
-    ours = cases[f"jax/{method}"]
+    ours = cases["jax/" + case.name.split("/")[1]]
     return case.program | {
         "wall_seconds": summary(case.wall),
         "cpu_seconds": summary(case.cpu),
-        "images_per_second": batch / statistics.median(case.wall),
-        "to_vanilla": ratios(case, cases[f"{framework}/vanilla"]),
+        "images_per_second": batch / median(case.wall),
+        "to_vanilla": ratios(case, cases[case.name.split("/")[0] + "/vanilla"]),
         "to_jax": None if case is ours else ratios(case, ours),
     }
 
@@ -293,7 +286,6 @@ def make_report(args: argparse.Namespace, cases: list[Case], load: Sequence[Any]
     """What the JSON file holds."""
     torch, config = sys.modules["torch"] if args.torch else None, make_config(args)
     by_name = {case.name: case for case in cases}
-    stats = jax.local_devices()[0].memory_stats() or {}
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "settings": vars(args) | {
@@ -308,7 +300,7 @@ def make_report(args: argparse.Namespace, cases: list[Case], load: Sequence[Any]
             "torch_threads": torch and torch.get_num_threads(), "load_after": load[1],
         },
         "process_peak_bytes": {
-            "jax_device": stats.get("peak_bytes_in_use"),
+            "jax_device": (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
             "torch_device": (torch and torch.cuda.max_memory_allocated()) or None,
             "host_rss": rss * (1 if sys.platform == "darwin" else 1024),
         },
@@ -324,11 +316,9 @@ def show(report: dict[str, Any]) -> None:
         value = functools.reduce(lambda found, key: found and found.get(key), path.split("/"), step)
         return "-" if value is None else f"{value / unit:.4g}"
 
-    console = Console()
-    console.width = max(console.width, 100)
+    console = Console(width=max(Console().width, 116))
     for title, columns in TABLES.items():
-        right = [Column(header, justify="right") for header in columns]
-        table = Table(Column(no_wrap=True), *right, title=title, title_justify="left")
+        table = Table("", *(Column(header, justify="right") for header in columns), title=title)
         for name, step in report["steps"].items():
             table.add_row(name, *(cell(step, *where) for where in columns.values()))
         console.print(table)

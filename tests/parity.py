@@ -257,7 +257,8 @@ def run_step_case(
     With `init` each file holds one iteration, otherwise one file holds them all.
     """
     base = make_objective(case)
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+    devices = jax.devices()[:1]
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     reduced = iterations[0] if init is None else None
     tree = initial_state(case, init, reduced, dtype)
     count = len(iterations)
@@ -555,7 +556,6 @@ def main(arguments: list[str]) -> int:
     if not (folder / "cases.json").is_file():
         print(f"{folder} has no cases.json: give the folder that holds the recorded vectors.")
         return 1
-    jax.config.update("jax_enable_x64", True)
     judged, failed = 0, 0
     for name, precision, worst in run_folder(folder):
         print(f"{name} ({precision})")
@@ -569,4 +569,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
     sys.exit(main(sys.argv[1:]))

@@ -89,9 +89,7 @@ def mask_loss(mask: np.ndarray, lam: Any, form: str, margin: float, per_sample: 
     """The mean over images of each one's loss, or one loss of all pixels together."""
     if per_sample:
         lam = np.broadcast_to(lam, len(mask))
-        each = [
-            mask_loss(mask[i : i + 1], lam[i], form, margin, False) for i in range(len(mask))
-        ]
+        each = [mask_loss(mask[i : i + 1], lam[i], form, margin, False) for i in range(len(mask))]
         return float(np.mean(each))
     partner = 1 - mask  # the authors write their losses for the partner's mask
     mean = partner.mean()

@@ -85,9 +85,9 @@ def test_memory_at_a_56_by_56_map():
     assert 0 < memory.temp_size_in_bytes <= 20e6
 
 
-@pytest.mark.parametrize("form", [attend_naive, attend_blockwise])
-def test_vmap(float64, form):
-    inputs, cotangent = problem(5, 300)
+def test_vmap(float64):
+    form = attend_blockwise
+    inputs, cotangent = problem(5, 257)
     stacked = jax.tree.map(lambda x: jnp.stack([x, -x, 2 * x]), (inputs, cotangent))
     over_all = jax.jit(jax.vmap(functools.partial(value_and_gradients, form)))(*stacked)
     for i in range(3):
@@ -112,6 +112,6 @@ def test_large_logits(form, scale):
 @pytest.mark.parametrize("form", [attend_naive, attend_blockwise])
 def test_equal_keys_average_the_values(form):
     query, key, value = problem(5, 300, dtype=np.float32)[0]
-    output = form(query, jnp.ones_like(key), value)
+    output = jax.jit(form)(query, jnp.ones_like(key), value)
     expected = np.broadcast_to(np.asarray(value).mean(1, keepdims=True), output.shape)
     np.testing.assert_allclose(output, expected, atol=1e-6)  # float32 sum of 300 terms

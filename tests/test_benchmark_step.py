@@ -67,8 +67,8 @@ def test_report(benchmark, tmp_path, capsys) -> None:
 
 def test_ratios_are_taken_within_rounds(benchmark) -> None:
     """A round in which the machine was slow for both says as much as the others."""
-    base = benchmark.Case("jax", "vanilla", print, {}, wall=[1, 100, 2], cpu=[1, 1, 1])
-    case = benchmark.Case("jax", "automix", print, {}, wall=[3, 300, 2], cpu=[2, 3, 4])
+    base = benchmark.Case("jax/vanilla", print, {}, wall=[1, 100, 2], cpu=[1, 1, 1])
+    case = benchmark.Case("jax/automix", print, {}, wall=[3, 300, 2], cpu=[2, 3, 4])
     found = benchmark.ratios(case, base)
     assert found["wall"]["all"] == [3, 3, 1]
     assert found["wall"]["median"] == 3

@@ -191,7 +191,7 @@ def test_mask_weight_that_compounds_falls_as_published():
 
 
 def test_unknown_mask_weight(unchecked):
-    with pytest.raises(ConfigError, match="'square': use 'linear', .*'compounding'"):
+    with pytest.raises(ConfigError, match=r"'square': use 'linear', .*'compounding'"):
         mask_weight("square", 0.1, 10)
 
 

@@ -1,4 +1,4 @@
-"""The plain mixups: what holds of any batch, CutMix's box in NumPy, and the draws' distributions."""
+"""The plain mixups: what holds of any batch, CutMix's box in NumPy, and how draws fall."""
 
 import functools
 
@@ -21,7 +21,6 @@ SHAPES = (
     (1, 31, 45, 1, "float32"),
     (2, 31, 45, 3, "bfloat16"),
     (3, 8, 8, 3, "float32"),
-    (3, 31, 45, 1, "bfloat16"),
 )
 
 
@@ -58,9 +57,7 @@ def weights_of(mixed):
     return np.asarray(mixed.info.get("mask", lam), np.float64)
 
 
-batches = st.builds(
-    batch, st.sampled_from(SHAPES), st.integers(0, 2**31 - 1), st.booleans()
-)
+batches = st.builds(batch, st.sampled_from(SHAPES), st.integers(0, 2**31 - 1), st.booleans())
 seeds = st.integers(0, 2**31 - 1)
 ratios = st.one_of(st.sampled_from([0.0, 0.5, 1.0, 1e-7]), st.floats(0, 1, width=32))
 few = settings(max_examples=40, deadline=None, derandomize=True)  # compilations take seconds
@@ -168,9 +165,7 @@ def test_gradient_reaches_the_images(method):
     gradient, mixed = run(images)
     weight, own = np.broadcast_to(weights_of(mixed), (*images.shape[:3], 1)), np.arange(1.0, 4.0)
     expected = weight * own[:, None, None, None]
-    np.add.at(
-        expected, np.asarray(mixed.info["perm"]), (1 - weight) * own[:, None, None, None]
-    )
+    np.add.at(expected, np.asarray(mixed.info["perm"]), (1 - weight) * own[:, None, None, None])
     np.testing.assert_allclose(gradient, np.broadcast_to(expected, images.shape), atol=1e-5)
 
 

@@ -10,7 +10,7 @@ import pytest
 from automix_jax.errors import ConfigError
 from automix_jax.models import Classifier, create_model, list_models
 from automix_jax.models.layers import BatchNorm, conv, linear_head, max_pool
-from automix_jax.models.resnet import Bottleneck, ResNet
+from automix_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from tests.reference import central_differences
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -109,11 +109,11 @@ def test_feature_maps(name, stem, size, sides):
 
 
 def test_unknown_models():
-    with pytest.raises(ConfigError, match="'resnet81' is unknown. Did you mean 'resnet8'"):
+    with pytest.raises(ConfigError, match=r"'resnet81' is unknown\. Did you mean 'resnet8'"):
         create_model("resnet81")
-    with pytest.raises(ConfigError, match="'vit' is unknown. Known: resnet8, "):
+    with pytest.raises(ConfigError, match=r"'vit' is unknown\. Known: resnet8, "):
         create_model("vit")
-    with pytest.raises(ConfigError, match="does not take these options.*'depth'"):
+    with pytest.raises(ConfigError, match=r"does not take these options.*'depth'"):
         create_model("resnet18", depth=3)
 
 
@@ -147,8 +147,7 @@ def small():
     return model, variables, images, run
 
 
-@pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize(("stage", "train"), [(1, True), (2, True), (2, False)])
 def test_stopping_early(small, stage, train):
     """The same feature map as in the whole run, and statistics move only up to there."""
     _, variables, _, run = small
@@ -237,7 +236,7 @@ def test_bfloat16_is_near_float32(small):
 def test_initial_parameters(block):
     """Convolutions N(0, 2 / fan_out), last norm of a block 0, other norms 1, heads N(0, 0.01^2)."""
     if block == "basic":
-        model = create_model("resnet8", num_classes=100, stem="imagenet")
+        model = ResNet((2, 1), BasicBlock, num_classes=100, stem="imagenet", width=16)
     else:
         grouped = functools.partial(Bottleneck, cardinality=8, group_width=8)
         model = ResNet((1, 1), grouped, num_classes=100, stem="cifar", width=32)
@@ -262,7 +261,7 @@ def test_initial_parameters(block):
             outside = (np.abs(leaf) > 2 * std).mean()
             np.testing.assert_allclose(outside, 0.0455, atol=5 * np.sqrt(0.0455 / leaf.size))
             kernels += 1
-    assert kernels >= 8
+    assert kernels >= 9
     assert zeros == {"basic": 3, "bottleneck": 2}[block]
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["batch_stats"]):
         np.testing.assert_array_equal(leaf, float(path[-1].key == "var"))

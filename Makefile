@@ -1,0 +1,48 @@
+# Everything runs in a virtual environment of its own, .venv; PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+WORKDIR ?= runs/quickstart
+RUN := $(VENV)/bin/python
+
+.PHONY: help quickstart test lint test-matrix clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart   install into $(VENV), train AutoMix on embedded images (about 5 minutes)"
+	@echo "make test         install into $(VENV), lint, type-check and test"
+	@echo "make test-matrix  the tests on Python 3.11, 3.12 and 3.13 with the sets in constraints/"
+	@echo "make clean        remove the virtual environments"
+
+quickstart: $(VENV)/.installed
+	$(RUN) main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+test: $(VENV)/.installed-dev lint
+	$(RUN) -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+# Each interpreter with the versions that stand for its users; skips none: a missing one fails.
+test-matrix:
+	$(MAKE) test PYTHON=python3.11 VENV=.venv-3.11 CONSTRAINTS=constraints/python3.11.txt
+	$(MAKE) test PYTHON=python3.12 VENV=.venv-3.12 CONSTRAINTS=constraints/python3.12.txt
+	$(MAKE) test PYTHON=python3.13 VENV=.venv-3.13 CONSTRAINTS=constraints/colab-tpu.txt
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: $(VENV)/bin/python requirements.txt pyproject.toml
+	$(RUN) -m pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[tensorboard]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/bin/python requirements.txt pyproject.toml
+	$(RUN) -m pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-*

@@ -1,0 +1,138 @@
+"""What a user can get wrong: one sentence with the field and the remedy, before the first step."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from automix_jax import cli
+from tests import runs
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return runs.write_npz(tmp_path_factory.mktemp("data") / "data.npz")
+
+
+def fails(argv, capsys):
+    """Runs in this process; returns the exit code and what stands on stderr."""
+    code = cli.train(argv)
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("--config.batch_siz=8", ["batch_siz", "batch_size"]),
+        ("--config.epochs=2.5", ["epochs"]),
+        ("--config.epochs=0", ["config.epochs is 0", "above 0"]),
+        ("--config.method.name=mixupp", ["config.method.name is 'mixupp'", "Did you mean 'mixup'"]),
+        ("--config.model.name=resnet19", ["config.model.name is 'resnet19'", "resnet18"]),
+        ("--config.data.name=cifar11", ["cifar11", "cifar10"]),
+        ("--config.model.layer=stage9", ["config.model.layer is 'stage9'", "stage2"]),
+        ("--config.model.layer=", ["config.model.layer is ''", "stage1, stage2, stage3"]),
+        ("--config.batch_size=0", ["config.batch_size is 0", "at least 4"]),
+        ("--config.batch_size=1", ["config.batch_size is 1", "at least 4"]),
+        ("--config.batch_size=2", ["config.batch_size is 2", "at least 4"]),
+        ("--config.batch_size=3", ["config.batch_size is 3", "at least 4"]),
+        ("--config.batch_size=-8", ["config.batch_size is -8", "at least 4"]),
+        ("--config.batch_size=12", ["config.batch_size is 12", "number of devices (8)", "16"]),
+        ("--config.num_groups=5", ["config.batch_size is 8", "use 20 or more"]),
+        ("--config.batch_size=64", ["config.batch_size is 64", "48 training images"]),
+        ("--config.data.num_classes=7", ["config.data.num_classes is 7", "4 classes"]),
+        ("--config.data.padding=9", ["config.data.padding is 9", "8 or less"]),
+        ("--config.data.mean=(0.1,0.2)", ["config.data.mean has 2 values", "3 channel"]),
+        ("--config.data.path=/nowhere.npz", ["/nowhere.npz"]),
+        ("--config.mixblock.lam_embed=add", ["config.mixblock.lam_embed is 'add'", "concat"]),
+        ("--config.mask_loss.form=l3", ["config.mask_loss.form is 'l3'", "l1"]),
+        ("--config.method.alpha=0", ["config.method.alpha is 0", "above 0"]),
+        ("--config.teacher.enabled=False", ["config.teacher.enabled is False", "automix"]),
+        ("--config.eval.headline=best", ["config.eval.headline is 'best'", "student_mix"]),
+        ("--config.compute_dtype=float16", ["config.compute_dtype is 'float16'", "bfloat16"]),
+        ("--batch_size=8", ["batch_size"]),
+        ("train", ["'train'"]),
+    ],
+)
+def test_bad_argument(data, tmp_path, capsys, override, parts):
+    workdir = tmp_path / "run"
+    code, message = fails([*runs.arguments(data, workdir), override], capsys)
+    assert code in (2, 64)
+    assert message.startswith("error: ") and message.count("\n") == 1
+    for part in parts:
+        assert part in message
+    assert not workdir.exists()
+
+
+def test_groups_that_do_not_divide_the_batch(data, tmp_path, capsys):
+    argv = runs.arguments(data, tmp_path / "run", "--config.batch_size=16")
+    code, message = fails([*argv, "--config.num_groups=3"], capsys)
+    assert code == 2 and "config.num_groups (3) does not divide: use 15 or 18" in message
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        ([], ["--config is missing"]),
+        (["--config=configs/quickstart.py"], ["--workdir is missing"]),
+        (["--config=configs/none.py", "--workdir=w"], ["configs/none.py"]),
+        (["--config=configs/quickstart.py:method=nomix", "--workdir=w"], ["method=nomix"]),
+        (["--config=configs/quickstart.py:epochs=many", "--workdir=w"], ["epochs=many"]),
+        (["--config=configs/quickstart.py:lr=1", "--workdir=w"], ["'lr=1'"]),
+        (["--config=configs/quickstart.py:variant=old", "--workdir=w"], ["variant=old", "released"]),
+    ],
+)
+def test_bad_command(argv, parts, capsys, monkeypatch):
+    monkeypatch.chdir(runs.ROOT)
+    code, message = fails(argv, capsys)
+    assert code == 2 and message.startswith("error: ") and message.count("\n") == 1
+    for part in parts:
+        assert part in message
+
+
+def broken_folder(tmp_path, kind):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    if kind == "unreadable":
+        for split in ("train", "test"):
+            (folder / split / "cat").mkdir(parents=True)
+            (folder / split / "dog").mkdir()
+            for name in ("cat/a.png", "dog/b.png"):
+                Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / split / name)
+        (folder / "train/cat/a.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [("empty", ["images"]), ("unreadable", ["train/cat/a.png"]), ("missing", ["nowhere"])],
+)
+def test_bad_folder(tmp_path, capsys, kind, parts):
+    folder = tmp_path / "nowhere" if kind == "missing" else broken_folder(tmp_path, kind)
+    argv = runs.arguments(folder, tmp_path / "run", "--config.data.name=folder")
+    code, message = fails([*argv, "--config.data.image_size=8"], capsys)
+    assert code == 64 and message.count("\n") == 1
+    for part in parts:
+        assert part in message
+
+
+def test_labels_out_of_range(tmp_path, capsys):
+    path = runs.write_npz(tmp_path / "bad.npz")
+    arrays = dict(np.load(path))
+    arrays["train_y"][3] = -1
+    np.savez(path, **arrays)
+    code, message = fails(runs.arguments(path, tmp_path / "run"), capsys)
+    assert code == 64 and "-1" in message and "train_y" in message
+
+
+def test_workdir_that_is_a_file(data, tmp_path, capsys):
+    (tmp_path / "run").write_text("mine")
+    code, message = fails(runs.arguments(data, tmp_path / "run"), capsys)
+    assert code == 66 and "--workdir" in message and "Traceback" not in message
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_help_teaches(capsys):
+    assert cli.main(["--help"]) == 0
+    assert cli.main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "configs/quickstart.py" in text and "--config.FIELD=VALUE" in text
+    assert cli.main(["fly"]) == 2

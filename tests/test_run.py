@@ -1,0 +1,166 @@
+"""Runs as a user starts them: what they leave behind, and how they go on after a kill."""
+
+import json
+import random
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests import runs
+
+TIMES = ("time/seconds", "time/images_per_second")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    runs.write_npz(folder / "data.npz")
+    return folder
+
+
+def run(place, name, *overrides):
+    argv = runs.arguments(place / "data.npz", place / name, *overrides)
+    return runs.finish(runs.start(argv, place / "cache"))
+
+
+# A checkpoint in the middle of an epoch, so that a resumed run begins there.
+STEPS = "--config.run.checkpoint_steps=2"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(place):
+    code, out, err = run(place, "whole", STEPS, "--config.run.sample_epochs=2")
+    assert code == 0, err
+    return place / "whole", out
+
+
+def final_arrays(workdir):
+    """Every array of the last checkpoint, by path, as it lies on the disk."""
+    steps = [int(path.name) for path in (workdir / "checkpoints/last").iterdir()]
+    folder = workdir / "checkpoints/last" / str(max(steps)) / "arrays"
+    tree = ocp.StandardCheckpointer().restore(folder.absolute())
+    return {
+        jax.tree_util.keystr(path): np.asarray(
+            jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else leaf
+        )
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }  # fmt: skip
+
+
+def records(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def test_what_a_run_leaves_behind(uninterrupted):
+    workdir, out = uninterrupted
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert set(summary["accuracy"]) == {
+        "student_mix", "student_clean", "teacher_mix", "teacher_clean",
+    }  # fmt: skip
+    assert summary["steps"] == 18
+    assert {"compile", "train", "evaluate", "checkpoint", "pictures"} <= set(summary["seconds"])
+    assert [record["epoch"] for record in records(workdir)] == [1, 2, 3]
+    assert json.loads((workdir / "config.json").read_text())["epochs"] == 3
+    assert sorted(path.name for path in (workdir / "samples").iterdir()) == [
+        "epoch_002.png",
+        "epoch_003.png",
+    ]
+    kept = sorted(int(path.name) for path in (workdir / "checkpoints/last").iterdir())
+    assert kept == [14, 16, 18]
+    assert len(list((workdir / "checkpoints/best").iterdir())) == 1
+    assert "student_mix" in out and "images/s" in out and "\r" not in out
+
+
+def test_learns(uninterrupted):
+    """Four classes that differ in brightness: chance is 25 %."""
+    summary = json.loads((uninterrupted[0] / "summary.json").read_text())
+    assert summary["accuracy"]["student_mix"]["best"] > 40
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_random_and_resumed_ends_with_the_same_bits(place, uninterrupted, seed):
+    workdir, _ = uninterrupted
+    name, rng = f"killed{seed}", random.Random(seed)
+    argv = runs.arguments(place / "data.npz", place / name, STEPS)
+    process = runs.start(argv, place / "cache")
+    checkpoints = place / name / "checkpoints/last"
+    while not any(checkpoints.glob("[0-9]*")):  # it would otherwise start afresh
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    time.sleep(rng.uniform(0, 0.4))
+    process.kill()
+    process.communicate()
+    code, out, err = run(place, name, STEPS)
+    assert code == 0, err
+    ours, expected = final_arrays(place / name), final_arrays(workdir)
+    assert ours.keys() == expected.keys()
+    different = [key for key in ours if not np.array_equal(ours[key], expected[key])]
+    assert not different
+    assert records(place / name) == records(workdir)
+    first, second = (
+        json.loads((path / "summary.json").read_text())["accuracy"]
+        for path in (place / name, workdir)
+    )
+    assert first == second
+
+
+def test_a_finished_run_started_again_changes_nothing(place, uninterrupted):
+    workdir, _ = uninterrupted
+    before = {path: path.read_bytes() for path in workdir.rglob("checkpoints/**/*") if path.is_file()}
+    expected = records(workdir)
+    code, out, err = run(place, "whole", STEPS, "--config.run.sample_epochs=2")
+    assert code == 0, err
+    assert "resuming at step 18 of 18" in out
+    assert records(workdir) == expected
+    assert all(path.read_bytes() == data for path, data in before.items())
+
+
+def test_another_configuration_is_refused_and_loses_nothing(place, uninterrupted):
+    workdir, _ = uninterrupted
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    code, _, err = run(place, "whole", STEPS, "--config.optimizer.lr=0.2")
+    assert code == 66
+    assert "config.optimizer.lr is 0.2 here and 0.1 there" in err and "--workdir" in err
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+
+
+def test_a_damaged_checkpoint_is_named_and_kept(place):
+    code, _, err = run(place, "damaged", "--config.epochs=1")
+    assert code == 0, err
+    manifest = place / "damaged/checkpoints/last/6/arrays/manifest.ocdbt"
+    manifest.write_bytes(b"not a manifest")
+    code, _, err = run(place, "damaged", "--config.epochs=1")
+    assert code == 66
+    assert "checkpoints/last/6 cannot be read" in err and "Traceback" not in err
+    assert manifest.exists()
+
+
+def test_diverging_training_stops_with_its_own_exit_code(place):
+    code, _, err = run(place, "diverged", "--config.optimizer.lr=1e30", "--config.epochs=1")
+    assert code == 65
+    assert "config.optimizer.lr" in err
+
+
+@pytest.mark.parametrize("method", ["vanilla", "mixup", "cutmix"])
+def test_plain_methods_run_through_the_same_loop(place, method):
+    code, out, err = run(
+        place,
+        method,
+        f"--config.method.name={method}",
+        "--config.method.alpha=1.0",
+        f"--config.teacher.enabled={method == 'mixup'}",
+        "--config.run.sample_epochs=1",
+        "--config.run.tensorboard=True",
+        "--config.epochs=1",
+    )
+    assert code == 0, err
+    accuracy = json.loads((place / method / "summary.json").read_text())["accuracy"]
+    teacher = {"teacher_mix"} if method == "mixup" else set()
+    assert set(accuracy) == {"student_mix"} | teacher
+    assert (place / method / "samples/epoch_001.png").exists()
+    assert any((place / method).glob("events.out.tfevents.*"))
