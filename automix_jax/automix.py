@@ -101,7 +101,7 @@ class AutoMix:
             step: for the schedule of the mask loss.
         """
         groups, group_size = draws.perm_mixblock.shape
-        size = images.shape[1:3]
+        size = (images.shape[1], images.shape[2])
         teacher = stop_gradient(frozen.teacher)
         lam_mixblock = jnp.repeat(draws.lam_mixblock, group_size)  # [B]
         lam_student = jnp.repeat(draws.lam_student, group_size)
@@ -113,7 +113,7 @@ class AutoMix:
         _, features, teacher_stats = forward(
             self.model, teacher, frozen.teacher_stats, images, stop_at
         )
-        projections = self.mixblock.apply(
+        projections: Any = self.mixblock.apply(
             {"params": params["mixblock"]}, features[self.layer], method="project"
         )
         upsample = self.mixblock.upsample

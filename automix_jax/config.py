@@ -205,9 +205,11 @@ def _check_batch(config: ConfigDict, num_devices: int) -> None:
         )
     for count, what in ((groups, "config.num_groups"), (num_devices, "the number of devices")):
         if size % count:
+            above = size + count - size % count
+            below = f"{size - size % count} or " if size > count else ""
             raise ConfigError(
                 f"config.batch_size is {size}, which {what} ({count}) does not divide: use"
-                f" {size - size % count or count} or {size + count - size % count}."
+                f" {below}{above}."
             )
 
 

@@ -1,8 +1,8 @@
-"""The exceptions a user can meet: one sentence that says what, where and the remedy, and an exit code."""
+"""The exceptions a user can meet: one sentence with the remedy, and an exit code."""
 
 
 class AutoMixError(Exception):
-    """Base of every error that is the user's to mend; `exit_code` is what the command exits with."""
+    """Base of every error that is the user's to mend; `exit_code` is the command's."""
 
     exit_code = 1
 

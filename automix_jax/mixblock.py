@@ -40,7 +40,7 @@ class Projections:
 
 
 class _Pointwise(nn.Module):
-    """A 1 x 1 convolution that may have one extra input channel, whose weights are returned apart."""
+    """A 1 x 1 convolution whose weights for one extra input channel are returned apart."""
 
     features: int
     extra_channel: bool

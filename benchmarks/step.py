@@ -22,8 +22,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-# PyTorch needs a share of the GPU's memory. This must come before JAX is imported.
+# Read at the imports. PyTorch needs a share of the GPU's memory; and its CPU threads must not spin
+# while they wait, which on a busy machine makes its steps several times slower.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # automix_jax of this checkout
 
 import flax
@@ -41,14 +43,12 @@ from automix_jax.models import list_models
 from automix_jax.train.build import build, compute_dtype, named_key, replicated
 
 METHODS = ("vanilla", "mixup", "automix")
-AUGMENTED_UP_TO = 64  # pixels a side
 TORCH_DEPTHS = {"resnet18": 18, "resnet50": 50}
 PRESETS = {
     "r18": {"model": "resnet18", "stem": "cifar", "image_size": 32, "batch": 100, "classes": 10},
     "r50": {"model": "resnet50", "stem": "imagenet", "image_size": 224, "classes": 1000},
 }
 EPILOG = """\
-  python benchmarks/step.py --batch=20 --repeats=5
   python benchmarks/step.py --preset=r50 --torch --torch-compile --out=r50.json
 
 A low ratio of AutoMix to vanilla may also come from a slow vanilla step: look at the seconds, and
@@ -62,6 +62,7 @@ NOTES = (
     " of a scan counted once. FLOPs and bytes are those of one device, bytes of a whole dispatch.",
     "The torch steps begin with float images: only those of JAX augment and normalise. Torch's"
     " AutoMix is built like the released code: whole teacher forward, projections for each mask.",
+    "Set for PyTorch unless the environment says otherwise: OMP_WAIT_POLICY=PASSIVE.",
     "On a CPU XLA runs convolutions inside a scan several times slower: leave a step a dispatch.",
 )
 TABLES = {  # header: (path in a step's entry of the report, unit)
@@ -75,8 +76,7 @@ TABLES = {  # header: (path in a step's entry of the report, unit)
     "Compiled programs": {
         "GFLOP": ("flops", 1e9), "x vanilla": ("to_vanilla/flops", 1),
         "compiled GFLOP": ("flops_compiled", 1e9), "temp MB": ("temp_bytes", 1e6),
-        "args MB": ("argument_bytes", 1e6), "outputs MB": ("output_bytes", 1e6),
-        "compile s": ("compile_seconds", 1),
+        "args MB": ("argument_bytes", 1e6), "compile s": ("compile_seconds", 1),
     },
 }  # fmt: skip
 
@@ -108,7 +108,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "10 classes. r50: 224 x 224, batch 64 or on a CPU 4, 1000 classes.")  # fmt: skip
     add("--model", choices=list_models(), metavar="NAME", help=", ".join(list_models()))
     add("--stem", choices=("cifar", "imagenet"), help="first layers: 3 x 3, or 7 x 7 and pooling")
-    add("--image-size", **count, help=f"pixels; up to {AUGMENTED_UP_TO} the step flips and crops")
+    add("--image-size", **count, help="pixels; up to 64 the step flips and crops")
     add("--batch", **count, help="images a step")
     add("--classes", **count, help="classes of the labels")
     add("--layer", default="stage3", help="feature map for MixBlock (default: %(default)s)")
@@ -160,7 +160,7 @@ def make_config(args: argparse.Namespace, method: str = "vanilla") -> ConfigDict
     config.batch_size, config.compute_dtype = args.batch, args.dtype
     config.num_groups = jax.device_count()  # data parallel: each device its share of the batch
     config.epochs = (args.warmup + args.repeats) * args.steps_per_dispatch  # of one step
-    config.data.flip = args.image_size <= AUGMENTED_UP_TO
+    config.data.flip = args.image_size <= 64
     config.data.padding = 4 if config.data.flip else 0
     config.model.name, config.model.stem = args.model, args.stem
     config.model.layer, config.model.width = args.layer, args.width
@@ -238,9 +238,8 @@ def make_cases(args: argparse.Namespace, say: Callable[[str], None]) -> list[Cas
         say(f"compiling jax/{method} ...")
         cases.append(jax_case(args, method))
     for compile in (False, True)[: args.torch + args.torch_compile]:
-        for method in METHODS:
-            say(f"{'compiling' if compile else 'building'} torch/{method} ...")
-            cases.append(torch_case(args, method, compile))
+        say(f"{'compiling' if compile else 'building'} the PyTorch steps ...")
+        cases += [torch_case(args, method, compile) for method in METHODS]
     return cases
 
 
@@ -314,7 +313,8 @@ def show(report: dict[str, Any]) -> None:
 
     def cell(step: dict[str, Any], path: str, unit: float) -> str:
         value = functools.reduce(lambda found, key: found and found.get(key), path.split("/"), step)
-        return "-" if value is None else f"{value / unit:.4g}"
+        value = None if value is None else value / unit
+        return "-" if value is None else f"{value:.4g}" if value < 9999 else f"{value:.0f}"
 
     console = Console(width=max(Console().width, 116))
     for title, columns in TABLES.items():

@@ -1,4 +1,4 @@
-"""CIFAR-100, ResNet-18 (Table 1: AutoMix 82.04 after 800 epochs; the authors report 80.12 after 200).
+"""CIFAR-100, ResNet-18 (Table 1: AutoMix 82.04 after 800 epochs; the authors: 80.12 after 200).
 
     python main.py --config=configs/cifar100_r18.py --config.data.path=DIR --workdir=runs/cifar100
 

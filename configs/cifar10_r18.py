@@ -1,4 +1,4 @@
-"""CIFAR-10, ResNet-18 (Table 1: AutoMix 97.34 after 800 epochs; the authors report 96.59 after 200).
+"""CIFAR-10, ResNet-18 (Table 1: AutoMix 97.34 after 800 epochs; the authors: 96.59 after 200).
 
     python main.py --config=configs/cifar10_r18.py --config.data.path=DIR --workdir=runs/cifar10
 

@@ -1,4 +1,4 @@
-"""ResNet-18 on your own images: a folder with train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg.
+"""ResNet-18 on a folder of images: train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg.
 
     python main.py --config=configs/folder_r18.py --config.data.path=DIR --workdir=runs/mine
 

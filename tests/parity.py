@@ -117,7 +117,7 @@ def lookup(tree: Any, path: tuple[str, ...]) -> Any:
 
 
 def deviation(ours: Any, recorded: np.ndarray) -> float:
-    """Greatest absolute difference over greatest absolute recorded value; NaN counts as infinite."""
+    """Greatest absolute difference over greatest recorded absolute value; NaN is infinite."""
     ours, recorded = np.asarray(ours, np.float64), np.asarray(recorded, np.float64)
     if ours.shape != recorded.shape:
         raise ValueError(f"shape {ours.shape} against the recorded {recorded.shape}")
@@ -255,6 +255,9 @@ def run_step_case(
     """Trains through the recorded iterations; returns the worst deviations, one dict a file.
 
     With `init` each file holds one iteration, otherwise one file holds them all.
+
+    Raises:
+        ValueError: if an iteration lacks its gradients or the state after it.
     """
     base = make_objective(case)
     devices = jax.devices()[:1]
@@ -265,6 +268,10 @@ def run_step_case(
     if reduced is not None:
         count = 1 + max(int(key[2 : key.index("/")]) for key in reduced if key.startswith("it"))
     files = iterations if init is not None else iterations * count
+    for i, file in enumerate(files):
+        for kind in ("grad", "after"):
+            if not any(key.startswith(f"it{i}/{kind}/") for key in file):
+                raise ValueError(f"iteration {i} has no {kind!r} entries")
 
     rates = {
         name: jnp.asarray([float(files[i][f"it{i}/lr_{key}"]) for i in range(count)], dtype)
@@ -337,11 +344,7 @@ def run_step_case(
 
 
 def compare_iteration(comparison: Comparison, i: int, state, grads, outcome, weight) -> None:
-    """Adds every quantity of one iteration that the file holds.
-
-    Raises:
-        ValueError: if the file holds a tensor of the state, or nothing of a kind that it must hold.
-    """
+    """Adds every quantity of one iteration that the file holds."""
     metrics, seen = outcome.metrics, outcome.intermediates
     for key, ours in {
         "loss_total": metrics["loss"],
@@ -366,8 +369,6 @@ def compare_iteration(comparison: Comparison, i: int, state, grads, outcome, wei
     for kind, prefix, ours in kinds:
         names = {_stem(key[len(prefix) :]) for key in comparison.recorded if key.startswith(prefix)}
         names = {name for name in names if not name.endswith("num_batches_tracked")}
-        if not names and kind != "momentum buffer":
-            raise ValueError(f"iteration {i} has no {kind!r} entries")
         for name in sorted(names):
             path = our_path(name)
             quantity = kind

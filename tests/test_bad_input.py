@@ -77,7 +77,10 @@ def test_groups_that_do_not_divide_the_batch(data, tmp_path, capsys):
         (["--config=configs/quickstart.py:method=nomix", "--workdir=w"], ["method=nomix"]),
         (["--config=configs/quickstart.py:epochs=many", "--workdir=w"], ["epochs=many"]),
         (["--config=configs/quickstart.py:lr=1", "--workdir=w"], ["'lr=1'"]),
-        (["--config=configs/quickstart.py:variant=old", "--workdir=w"], ["variant=old", "released"]),
+        (
+            ["--config=configs/quickstart.py:variant=old", "--workdir=w"],
+            ["variant=old", "released"],
+        ),
     ],
 )
 def test_bad_command(argv, parts, capsys, monkeypatch):

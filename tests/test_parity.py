@@ -48,5 +48,5 @@ def test_reader_refuses_an_incomplete_iteration(vectors, tmp_path):
     kept = {key: value for key, value in arrays.items() if "/grad/" not in key}
     np.savez(tmp_path / f"{name}_it0_f64.npz", **kept)
     shutil.copy(vectors / "cases.json", tmp_path)
-    with x64(), pytest.raises(ValueError, match="no 'gradient' entries"):
+    with x64(), pytest.raises(ValueError, match="no 'grad' entries"):
         parity.main([str(tmp_path)])

@@ -95,7 +95,7 @@ def test_killed_at_random_and_resumed_ends_with_the_same_bits(place, uninterrupt
     time.sleep(rng.uniform(0, 0.4))
     process.kill()
     process.communicate()
-    code, out, err = run(place, name, STEPS)
+    code, _, err = run(place, name, STEPS)
     assert code == 0, err
     ours, expected = final_arrays(place / name), final_arrays(workdir)
     assert ours.keys() == expected.keys()
@@ -111,7 +111,9 @@ def test_killed_at_random_and_resumed_ends_with_the_same_bits(place, uninterrupt
 
 def test_a_finished_run_started_again_changes_nothing(place, uninterrupted):
     workdir, _ = uninterrupted
-    before = {path: path.read_bytes() for path in workdir.rglob("checkpoints/**/*") if path.is_file()}
+    before = {
+        path: path.read_bytes() for path in workdir.rglob("checkpoints/**/*") if path.is_file()
+    }
     expected = records(workdir)
     code, out, err = run(place, "whole", STEPS, "--config.run.sample_epochs=2")
     assert code == 0, err
@@ -148,7 +150,7 @@ def test_diverging_training_stops_with_its_own_exit_code(place):
 
 @pytest.mark.parametrize("method", ["vanilla", "mixup", "cutmix"])
 def test_plain_methods_run_through_the_same_loop(place, method):
-    code, out, err = run(
+    code, _, err = run(
         place,
         method,
         f"--config.method.name={method}",

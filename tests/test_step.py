@@ -37,7 +37,9 @@ def losses_by_group():
     def shaken(tree, seed):  # zero-initialised scales and flat masks would hide missing gradients
         leaves, treedef = jax.tree.flatten(tree)
         keys = jax.random.split(jax.random.key(seed), len(leaves))
-        shaken = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+        shaken = [
+            x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)
+        ]
         return jax.tree.unflatten(treedef, shaken)
 
     params, teacher = shaken(state.params, 1), shaken(state.teacher, 2)

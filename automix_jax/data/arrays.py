@@ -37,9 +37,9 @@ def load_fashion_mnist_sample() -> Dataset:
     Source: https://github.com/zalandoresearch/fashion-mnist, see sample/NOTICE.
 
     Raises:
-      DataError: if the files were not installed with the package.
+        DataError: if the files were not installed with the package.
     """
-    splits = (
+    train, test = (
         make_split(
             _read_idx(f"{part}-images-idx3-ubyte.gz"),
             _read_idx(f"{part}-labels-idx1-ubyte.gz"),
@@ -48,7 +48,7 @@ def load_fashion_mnist_sample() -> Dataset:
         )
         for part in ("train", "t10k")
     )
-    return Dataset("fashion_mnist_sample", *splits, FASHION_MNIST_CLASSES)
+    return Dataset("fashion_mnist_sample", train, test, FASHION_MNIST_CLASSES)
 
 
 def _read_idx(name: str) -> np.ndarray:
@@ -72,12 +72,12 @@ def load_npz(path: str | None) -> Dataset:
     """Loads arrays that lie in one .npz file.
 
     Args:
-      path: file with train_x and test_x, uint8 [N, H, W, C] or [N, H, W]; train_y and test_y,
-        integers [N]; and optionally class_names, K strings. Without class_names, K is the largest
-        label plus 1.
+        path: file with train_x and test_x, uint8 [N, H, W, C] or [N, H, W]; train_y and test_y,
+          integers [N]; and optionally class_names, K strings. Without class_names, K is the largest
+          label plus 1.
 
     Raises:
-      DataError: if the file or a key is missing, or an array does not fit.
+        DataError: if the file or a key is missing, or an array does not fit.
     """
     advice = f"give an .npz file with {', '.join(_NPZ_KEYS)}"
     if path is None:

@@ -19,17 +19,17 @@ def augment(
     """The standard augmentation of small images: a padded crop, then a flip.
 
     Args:
-      rng: a JAX random key.
-      images: uint8 [B, H, W, C].
-      flip: whether to flip half of the images left-right.
-      padding: pixels on each side for the crop; 0 for none.
-      mode: "zero" or "reflect", see `random_padded_crop`.
+        rng: a JAX random key.
+        images: uint8 [B, H, W, C].
+        flip: whether to flip half of the images left-right.
+        padding: pixels on each side for the crop; 0 for none.
+        mode: "zero" or "reflect", see `random_padded_crop`.
 
     Returns:
-      uint8 [B, H, W, C].
+        uint8 [B, H, W, C].
 
     Raises:
-      ConfigError: if padding or mode cannot work.
+        ConfigError: if padding or mode cannot work.
     """
     crop_rng, flip_rng = jax.random.split(rng)
     images = random_padded_crop(crop_rng, images, padding, mode)
@@ -40,11 +40,11 @@ def random_flip(rng: PRNGKeyArray, images: Num[Array, "b h w c"]) -> Num[Array, 
     """Flips each image left-right with probability 1/2.
 
     Args:
-      rng: a JAX random key.
-      images: [B, H, W, C] of any number type.
+        rng: a JAX random key.
+        images: [B, H, W, C] of any number type.
 
     Returns:
-      [B, H, W, C] of the same dtype.
+        [B, H, W, C] of the same dtype.
     """
     flipped = jax.random.bernoulli(rng, shape=(images.shape[0], 1, 1, 1))
     return jnp.where(flipped, images[:, :, ::-1], images)
@@ -59,18 +59,18 @@ def random_padded_crop(
     image are uniform in 0..2*padding.
 
     Args:
-      rng: a JAX random key.
-      images: [B, H, W, C] of any number type.
-      padding: pixels added on each side; 0 gives the images back.
-      mode: "zero" pads with zeros ("constant" in torchvision), "reflect" mirrors without repeating
-        the edge.
+        rng: a JAX random key.
+        images: [B, H, W, C] of any number type.
+        padding: pixels added on each side; 0 gives the images back.
+        mode: "zero" pads with zeros ("constant" in torchvision), "reflect" mirrors without repeating
+          the edge.
 
     Returns:
-      [B, H, W, C] of the same dtype.
+        [B, H, W, C] of the same dtype.
 
     Raises:
-      ConfigError: if mode is unknown, padding is negative, or mode is "reflect" and padding is not
-        smaller than the image.
+        ConfigError: if mode is unknown, padding is negative, or mode is "reflect" and padding is not
+          smaller than the image.
     """
     _check_crop(images.shape, padding, mode)
     if padding == 0:
@@ -133,16 +133,16 @@ def normalize(
     """Gives (images / 255 - mean) / std, computed in float32.
 
     Args:
-      images: uint8 [B, H, W, C].
-      mean: C numbers, or 1 for all channels, on the scale 0..1.
-      std: like mean; all above 0.
-      dtype: dtype of the result.
+        images: uint8 [B, H, W, C].
+        mean: C numbers, or 1 for all channels, on the scale 0..1.
+        std: like mean; all above 0.
+        dtype: dtype of the result.
 
     Returns:
-      dtype [B, H, W, C].
+        dtype [B, H, W, C].
 
     Raises:
-      ConfigError: if mean or std has another length or std is not positive.
+        ConfigError: if mean or std has another length or std is not positive.
     """
     channels = images.shape[-1]
     for name, values in (("mean", mean), ("std", std)):
@@ -153,5 +153,5 @@ def normalize(
             )
     if min(std) <= 0:
         raise ConfigError(f"the std of the images is {tuple(std)}; every number must be above 0")
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+    centred = images.astype(jnp.float32) / 255 - jnp.asarray(mean, jnp.float32)
+    return (centred / jnp.asarray(std, jnp.float32)).astype(dtype)

@@ -88,14 +88,14 @@ def load_cifar(name: str, path: str | None) -> Dataset:
     """Loads CIFAR-10 or CIFAR-100 (fine labels) from the python or the binary version.
 
     Args:
-      name: "cifar10" or "cifar100".
-      path: an official archive, a folder that holds one, or the extracted folder.
+        name: "cifar10" or "cifar100".
+        path: an official archive, a folder that holds one, or the extracted folder.
 
     Returns:
-      Images uint8 [N, 32, 32, 3] in the order of the files.
+        Images uint8 [N, 32, 32, 3] in the order of the files.
 
     Raises:
-      DataError: if nothing is found, or what is found is truncated, incomplete or not plain data.
+        DataError: if nothing is found, or what is found is truncated, incomplete or not plain data.
     """
     layouts = _LAYOUTS[name]
     source = _locate(name, path, layouts)
@@ -183,10 +183,10 @@ def _read_folder(path: Path, wanted: set[str]) -> dict[str, bytes]:
 
 def _class_names(data: bytes, layout: _Layout, where: str) -> tuple[str, ...]:
     if layout.meta_key is None:
-        names = data.split()
+        entries: Iterable[object] = data.split()
     else:
-        names = _field(restricted_loads(data, where), layout.meta_key, where)
-    names = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names)
+        entries = _field(restricted_loads(data, where), layout.meta_key, where)
+    names = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in entries)
     if not names:
         raise DataError(f"{where} names no classes; download {layout.archive} again from {PAGE}")
     return names

@@ -15,8 +15,8 @@ class Split:
     """Images and their labels, in the order of the source.
 
     Attributes:
-      images: uint8 [N, H, W, C], C 1 (gray) or 3 (RGB).
-      labels: int32 [N], in 0..K-1.
+        images: uint8 [N, H, W, C], C 1 (gray) or 3 (RGB).
+        labels: int32 [N], in 0..K-1.
     """
 
     images: np.ndarray
@@ -44,13 +44,13 @@ def make_split(
     """Checks images against labels and gives the split both belong to.
 
     Args:
-      images: uint8 [N, H, W, C] or [N, H, W], which becomes [N, H, W, 1].
-      labels: N integers in 0..num_classes-1.
-      num_classes: K.
-      where: what to call this split in an error, such as a file and its field.
+        images: uint8 [N, H, W, C] or [N, H, W], which becomes [N, H, W, 1].
+        labels: N integers in 0..num_classes-1.
+        num_classes: K.
+        where: what to call this split in an error, such as a file and its field.
 
     Raises:
-      DataError: if a dtype, a shape, a length or a label does not fit.
+        DataError: if a dtype, a shape, a length or a label does not fit.
     """
     labels = np.asarray(labels)
     images = check_images(images, where)
@@ -123,9 +123,9 @@ def check_memory(num_images: int, image_shape: Sequence[int], where: str) -> Non
     """Raises a DataError if uint8 [num_images, *image_shape] is too much to hold in memory.
 
     Args:
-      num_images: images of all splits together.
-      image_shape: (H, W, C).
-      where: what to call the dataset in the error.
+        num_images: images of all splits together.
+        image_shape: (H, W, C).
+        where: what to call the dataset in the error.
     """
     num_bytes = num_images * int(np.prod(image_shape, dtype=object))
     if num_bytes > MAX_BYTES:

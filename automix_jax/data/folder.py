@@ -24,19 +24,19 @@ def load_folder(path: str | None, image_size: int | None) -> Dataset:
     """Loads a folder of photos as squares of one size.
 
     Args:
-      path: folder with train/CLASS/* and test/CLASS/* (or val/), or only CLASS/*, of which 20 % of
-        each class, chosen by a hash of the file names, are held out as the test split. Deeper
-        folders are searched too.
-      image_size: side of the squares: the shorter side is resized to it by antialiased bicubic,
-        then the centre is cropped.
+        path: folder with train/CLASS/* and test/CLASS/* (or val/), or only CLASS/*, of which 20 % of
+          each class, chosen by a hash of the file names, are held out as the test split. Deeper
+          folders are searched too.
+        image_size: side of the squares: the shorter side is resized to it by antialiased bicubic,
+          then the centre is cropped.
 
     Returns:
-      Images uint8 [N, image_size, image_size, 3], by class and file name; classes in the order of
-      their names.
+        Images uint8 [N, image_size, image_size, 3], by class and file name; classes in the order of
+        their names.
 
     Raises:
-      DataError: if folders or images are missing, a class has no training images, or an image is
-        unreadable.
+        DataError: if folders or images are missing, a class has no training images, or an image is
+          unreadable.
     """
     if path is None:
         raise DataError(f"folder has no path (config.data.path); give a folder and {_LAYOUT}")

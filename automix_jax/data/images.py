@@ -30,22 +30,22 @@ def decode_image(
     byte, transparent parts are laid on white, of an animation the first frame is taken.
 
     Args:
-      source: a path, or the bytes of a file.
-      where: what to call the image in an error.
-      image_size: side of the square to resize and crop to; None keeps the image as it is.
-      channels: 3 for RGB, 1 for gray.
+        source: a path, or the bytes of a file.
+        where: what to call the image in an error.
+        image_size: side of the square to resize and crop to; None keeps the image as it is.
+        channels: 3 for RGB, 1 for gray.
 
     Returns:
-      uint8 [H, W, channels].
+        uint8 [H, W, channels].
 
     Raises:
-      DataError: if the image cannot be read.
+        DataError: if the image cannot be read.
     """
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            image = _to_mode(ImageOps.exif_transpose(image), "RGB" if channels == 3 else "L")
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            image = _to_mode(ImageOps.exif_transpose(file), "RGB" if channels == 3 else "L")
     except Exception as error:  # Pillow's plugins raise a dozen types on a broken file.
         raise DataError(
             f"cannot read the image {where} ({type(error).__name__}: {error}); "
@@ -109,16 +109,16 @@ def load_images(
     """Decodes images in parallel into one array, with a progress bar on a terminal.
 
     Args:
-      decode: gives image i as uint8 [H, W, C]; called from several threads.
-      num_images: N; at least 1.
-      description: what the progress bar and the errors call the images.
+        decode: gives image i as uint8 [H, W, C]; called from several threads.
+        num_images: N; at least 1.
+        description: what the progress bar and the errors call the images.
 
     Returns:
-      uint8 [N, H, W, C].
+        uint8 [N, H, W, C].
 
     Raises:
-      DataError: what `decode` raises, or if image i has another shape than image 0, or if the
-        images do not fit in memory.
+        DataError: what `decode` raises, or if image i has another shape than image 0, or if the
+          images do not fit in memory.
     """
     first = decode(0)
     check_memory(num_images, first.shape, description)

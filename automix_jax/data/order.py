@@ -15,15 +15,15 @@ def data_order(seed: int, epoch: int, size: int) -> np.ndarray:
     permutation.
 
     Args:
-      seed: seed of the run, in 0..2^64-1.
-      epoch: number of the epoch, in 0..2^64-1.
-      size: number of images.
+        seed: seed of the run, in 0..2^64-1.
+        epoch: number of the epoch, in 0..2^64-1.
+        size: number of images.
 
     Returns:
-      int64 [size], a permutation of 0..size-1.
+        int64 [size], a permutation of 0..size-1.
 
     Raises:
-      ConfigError: if seed, epoch or size is negative or beyond 64 bits.
+        ConfigError: if seed, epoch or size is negative or beyond 64 bits.
     """
     for name, value in (("seed", seed), ("epoch", epoch), ("size", size)):
         if not 0 <= value < 2**64:
@@ -39,16 +39,16 @@ def batch_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarra
     every epoch.
 
     Args:
-      seed: seed of the run.
-      step: global step, counted from 0 through all epochs.
-      batch_size: images a batch.
-      size: images of the training split.
+        seed: seed of the run.
+        step: global step, counted from 0 through all epochs.
+        batch_size: images a batch.
+        size: images of the training split.
 
     Returns:
-      int64 [batch_size].
+        int64 [batch_size].
 
     Raises:
-      ConfigError: if step is negative or batch_size is not in 1..size.
+        ConfigError: if step is negative or batch_size is not in 1..size.
     """
     if not 1 <= batch_size <= size:
         raise ConfigError(

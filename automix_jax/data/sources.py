@@ -40,16 +40,16 @@ def load_dataset(
     | tfds:NAME | data_dir of a dataset prepared as ArrayRecord; None for TFDS's default |
 
     Args:
-      name: one of the names above.
-      path: where the data lies; "~" is expanded.
-      image_size: side of the squares to resize and crop to (antialiased bicubic of the shorter
-        side, then the centre). Required by "folder"; else None keeps the stored size.
+        name: one of the names above.
+        path: where the data lies; "~" is expanded.
+        image_size: side of the squares to resize and crop to (antialiased bicubic of the shorter
+          side, then the centre). Required by "folder"; else None keeps the stored size.
 
     Returns:
-      Images uint8 [N, H, W, C] and labels int32 [N], read in full, the same on every machine.
+        Images uint8 [N, H, W, C] and labels int32 [N], read in full, the same on every machine.
 
     Raises:
-      DataError: one sentence that says what is missing or wrong, where, and what to do.
+        DataError: one sentence that says what is missing or wrong, where, and what to do.
     """
     path = str(path) if path else None
     if image_size is not None and image_size < 1:

@@ -20,16 +20,16 @@ def load_tfds(name: str, path: str | None, image_size: int | None) -> Dataset:
     """Loads a prepared TFDS image classification dataset.
 
     Args:
-      name: name of the dataset, with config and version if wanted: "NAME/CONFIG:1.2.3".
-      path: its data_dir; None for TFDS's default (~/tensorflow_datasets or $TFDS_DATA_DIR).
-      image_size: side of the squares to resize and crop to; None keeps the stored size, which must
-        then be the same for all images.
+        name: name of the dataset, with config and version if wanted: "NAME/CONFIG:1.2.3".
+        path: its data_dir; None for TFDS's default (~/tensorflow_datasets or $TFDS_DATA_DIR).
+        image_size: side of the squares to resize and crop to; None keeps the stored size, which must
+          then be the same for all images.
 
     Returns:
-      Images uint8 [N, H, W, C]; C is 1 if the image feature is gray, else 3.
+        Images uint8 [N, H, W, C]; C is 1 if the image feature is gray, else 3.
 
     Raises:
-      DataError: if the dataset is not prepared, not as ArrayRecord, or not images with labels.
+        DataError: if the dataset is not prepared, not as ArrayRecord, or not images with labels.
     """
     builder = _prepared_builder(name, path)
     image_key, label_key = _supervised_keys(builder, name)
@@ -92,7 +92,9 @@ def _supervised_keys(builder: tfds.core.DatasetBuilder, name: str) -> tuple[str,
     import tensorflow_datasets as tfds
 
     keys = (builder.info.supervised_keys or ("image", "label"))[:2]
-    features = getattr(builder.info.features, "items", dict)()  # A dataset may be one bare feature.
+    features: Any = getattr(
+        builder.info.features, "items", dict
+    )()  # A dataset may be one bare feature.
     image, label = (dict(features).get(key) for key in keys)
     if not isinstance(image, tfds.features.Image) or not isinstance(
         label, tfds.features.ClassLabel

@@ -17,11 +17,11 @@ def restricted_loads(data: bytes, where: str) -> Any:
     arguments. Strings of Python 2 come back as bytes.
 
     Args:
-      data: the pickle, of any protocol; Python 2's too.
-      where: what to call it in an error.
+        data: the pickle, of any protocol; Python 2's too.
+        where: what to call it in an error.
 
     Raises:
-      DataError: if it names anything else (which is neither imported nor called), or is damaged.
+        DataError: if it names anything else (which is neither imported nor called), or is damaged.
     """
     try:
         return _RestrictedUnpickler(io.BytesIO(data), encoding="bytes").load()

@@ -67,7 +67,7 @@ def make_evaluate(
 
 def make_recalibrate(
     model: Classifier, preprocess: Callable[[PRNGKeyArray, Array], Array], mesh: Mesh
-) -> Callable[[PyTree, PyTree, Array, Array, PRNGKeyArray], PyTree]:
+) -> Callable[[PyTree, PyTree, Array, np.ndarray, PRNGKeyArray], PyTree]:
     """Returns a function that estimates batch-norm statistics afresh for given parameters.
 
     A teacher that stops at MixBlock's layer has seen clean images only up to there, and an average

@@ -60,8 +60,10 @@ def save_panel(
     names: list[str],
     mix: Callable[[float], tuple[Float[Array, "b h w 1"], Float[Array, "b h w c"]]],
 ) -> None:
-    """Writes a PNG: a row for each of the first pairs, an image and its partner, then a mask (white
-    shows the image) and the mixed image for each ratio.
+    """Writes a PNG with a row for each of the first pairs.
+
+    A row is an image, its partner, and then, for each ratio, a mask (white shows the image) and
+    the mixed image.
 
     Args:
         path: of the picture; its folder exists.

@@ -34,7 +34,7 @@ def cutmix(
     rows, columns = _covered(row, height, lam), _covered(column, width, lam)
     mask = 1.0 - (rows[:, None] & columns)[None, :, :, None]  # [1, H, W, 1]
     mixed = jnp.where(mask > 0, images, images[perm])
-    lam = mask.mean()
+    lam = 1 - rows.sum() * columns.sum() / (height * width)  # exact for an empty box
     info = {
         "lam": jnp.broadcast_to(lam, labels.shape),
         "perm": perm,

@@ -1,4 +1,4 @@
-"""Layers that the backbones share: batch norm by groups, and convolutions as PyTorch places them."""
+"""Layers that the backbones share: batch norm by groups, and PyTorch's padding."""
 
 import flax.linen as nn
 import jax
@@ -69,8 +69,8 @@ class BatchNorm(nn.Module):
             correction = count / max(count - 1, 1) if self.unbiased else 1.0
             keep = self.momentum
             running_mean.value = keep * running_mean.value + (1 - keep) * _over_groups(mean)
-            running_var.value = (
-                keep * running_var.value + (1 - keep) * correction * _over_groups(var)
+            running_var.value = keep * running_var.value + (1 - keep) * correction * _over_groups(
+                var
             )
         normalised = centred * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
         return normalised.reshape(x.shape).astype(out_dtype)

@@ -23,7 +23,8 @@ class BasicBlock(nn.Module):
     dtype: Dtype | None
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c2"]:
+        """Returns the block's output, its size divided by the stride."""
         y = conv(self.width, 3, self.stride, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train=train))
         y = conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
@@ -45,7 +46,8 @@ class Bottleneck(nn.Module):
     group_width: int = 64  # channels of one group of the 3 x 3 convolution, at width 64
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c2"]:
+        """Returns the block's output, its size divided by the stride."""
         inner = self.width * self.group_width // 64 * self.cardinality
         outer = self.width * 4
         y = conv(inner, 1, dtype=self.dtype, name="conv1")(x)

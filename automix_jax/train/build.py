@@ -49,7 +49,7 @@ class Experiment:
     objective: Objective
     mixblock: MixBlock | None
     create: Callable[[PRNGKeyArray], TrainState]
-    run_steps: Callable[..., tuple[TrainState, Collection]]
+    run_steps: jax.stages.Wrapped
     create_metrics: Callable[[], Collection]
     normalize: Callable[[Array], Array]
     augment: Callable[[PRNGKeyArray, Array], Array]
@@ -98,8 +98,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     tx = make_optimizer(config, lr)
     normalise = functools.partial(
         normalize,
-        mean=per_channel(config.data.mean, channels),
-        std=per_channel(config.data.std, channels),
+        mean=config.data.mean,
+        std=config.data.std,
         dtype=jnp.float32,
     )
     augmentation = functools.partial(
@@ -119,6 +119,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             teacher=config.teacher.enabled,
         ),
         out_shardings=replicated(mesh),
+        # Run once: XLA's CPU backend would optimise it for longer than it takes the step's program.
+        compiler_options={"xla_backend_optimization_level": 0},
     )
     step = functools.partial(
         train_step,
@@ -150,7 +152,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     )
 
 
-def make_run_steps(step: Callable, mesh: Mesh) -> Callable[..., tuple[TrainState, Collection]]:
+def make_run_steps(step: Callable, mesh: Mesh) -> jax.stages.Wrapped:
     """Compiles the function that takes several steps in one dispatch, on data held by the device.
 
     It maps (state, metrics, images, labels, indices [steps, B]) to the state and metrics after the
@@ -254,11 +256,6 @@ def make_optimizer(
             for group, schedule in lr.items()
         }
     )
-
-
-def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """A mean or standard deviation for each channel."""
-    return tuple(values) * channels if len(values) == 1 else tuple(values)
 
 
 def check_against_data(config: ConfigDict, dataset: Dataset) -> None:

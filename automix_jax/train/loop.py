@@ -128,11 +128,12 @@ class _Run:
         """Returns the last checkpoint's state and metrics, or those of a new run."""
         everywhere = replicated(self.experiment.mesh)
         rng = named_key(self.config.seed, "state")
-        if checkpoints.latest_step() is not None:
-            state = jax.eval_shape(self.experiment.create, rng)
-            metrics = jax.eval_shape(self.experiment.create_metrics)
-            tree = template({"state": state, "metrics": metrics}, everywhere)
-            restored, info = checkpoints.restore(tree)
+        state = jax.eval_shape(self.experiment.create, rng)
+        metrics = jax.eval_shape(self.experiment.create_metrics)
+        tree = template({"state": state, "metrics": metrics}, everywhere)
+        found = checkpoints.restore(tree)
+        if found is not None:
+            restored, info = found
             self.seconds.update(info["seconds"])
             self.best = info["best"]
             return restored["state"], restored["metrics"]

@@ -42,8 +42,10 @@ def create_state(
     layer: str | None = None,
     teacher: bool = True,
 ) -> TrainState:
-    """Initialises a state. Call it inside one jit: the teacher starts equal to the student, and
-    only a compiled program gives the two buffers of their own, which donation needs.
+    """Initialises a state; to be called inside one jit.
+
+    The teacher starts equal to the student, and only a compiled program surely gives the two
+    buffers of their own, which donation needs.
 
     Args:
         rng: seed of the initialisation and of all later draws.

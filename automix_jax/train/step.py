@@ -5,6 +5,7 @@ every random number is a function of (seed, step, group), so the numbers do not 
 devices share the work.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -92,7 +93,8 @@ def train_step(
     teacher = state.teacher
     if teacher:
         teacher = ema_update(teacher, params["student"], ema_rate(state.step))
-    state = state.replace(
+    state = dataclasses.replace(
+        state,
         step=state.step + 1,
         params=params,
         teacher=teacher,
