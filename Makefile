@@ -4,12 +4,13 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 RUN := $(VENV)/bin/python
 
-.PHONY: help quickstart test lint test-matrix clean
+.PHONY: help quickstart test lint test-faults test-matrix clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   install into $(VENV), train AutoMix on embedded images (about 5 minutes)"
 	@echo "make test         install into $(VENV), lint, type-check and test"
+	@echo "make test-faults  twenty runs killed at random, each resumed to the same bits"
 	@echo "make test-matrix  the tests on Python 3.11, 3.12 and 3.13 with the sets in constraints/"
 	@echo "make clean        remove the virtual environments"
 
@@ -18,6 +19,9 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev lint
 	$(RUN) -m pytest
+
+test-faults: $(VENV)/.installed-dev
+	AUTOMIX_KILLS=20 $(RUN) -m pytest tests/test_run.py -k killed
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .

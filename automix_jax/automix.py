@@ -34,7 +34,7 @@ class AutoMixDraws:
 
 @dataclasses.dataclass(frozen=True)
 class AutoMix:
-    """The losses of AutoMix (section 3) for the batch of one device.
+    """The losses of AutoMix (section 3) for a batch, or the groups of it that a device holds.
 
     Attributes:
         model: student and teacher, with heads "mix" and "clean".

@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from automix_jax import config as config_lib
-from automix_jax.errors import AutoMixError, ConfigError
+from automix_jax.errors import AutoMixError, ConfigError, did_you_mean
 
 _TRAIN_HELP = """\
 Trains a classifier, with AutoMix or a plain mixup, or goes on with the run of a folder.
@@ -25,7 +25,8 @@ Trains a classifier, with AutoMix or a plain mixup, or goes on with the run of a
     --config.FIELD=VALUE
                 overrides a field, such as --config.data.path=/data/cifar10,
                 --config.batch_size=256, --config.optimizer.lr=0.2, --config.seed=1.
-                automix_jax/config.py lists and explains all of them.
+                automix_jax/config.py lists and explains all of them. The method is better
+                chosen by method= above, which also sets its alpha and its teacher.
 
 Try it, with the embedded images, in a few minutes on a CPU:
 
@@ -121,7 +122,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
                 f"argument {argument!r} is not known: fields are set by --config.FIELD=VALUE."
             )
         if name not in names:
-            hint = config_lib.did_you_mean(name, tuple(names))
+            hint = did_you_mean(name, names)
             raise ConfigError(f"config.{name} is not a field of the configuration.{hint}")
     values = flags.FlagValues()
     argv = ["train", *arguments]

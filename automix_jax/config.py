@@ -1,14 +1,17 @@
-"""The fields of a run's configuration, their defaults, and the one place that checks them."""
+"""The fields of a run's configuration, their defaults and their checks."""
 
-import difflib
+import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict, config_dict
 
-from automix_jax.errors import ConfigError
+from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.mixups import list_mixups
 from automix_jax.models import list_models
+
+if TYPE_CHECKING:
+    from automix_jax.data import Dataset
 
 METHODS = ("automix", *list_mixups())
 MIN_GROUP = 4  # images a group: pairs to choose from, and a variance for batch norm
@@ -23,6 +26,8 @@ def default_config() -> ConfigDict:
     # Ratios, pairing and batch norm act within groups of the batch, whatever the devices: one
     # group for each GPU of the recipe that is reproduced.
     config.num_groups = 1
+    # One compiled program takes this many; 0: one on CPU, about a hundred on GPU and TPU.
+    config.steps_per_dispatch = 0
     config.compute_dtype = "auto"  # auto (bfloat16 on GPU and TPU), float32, bfloat16
 
     config.data = ConfigDict()
@@ -88,7 +93,6 @@ def default_config() -> ConfigDict:
     config.run.checkpoint_steps = 0  # between two checkpoints; 0: at the end of every epoch
     config.run.keep_checkpoints = 3
     config.run.sample_epochs = 10  # between two pictures of mixed images; 0: none
-    config.run.steps_per_dispatch = 0  # 0: one on CPU, about a hundred on GPU and TPU
     config.run.tensorboard = True
     return config
 
@@ -106,6 +110,44 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     _check_method(config)
 
 
+def validate_data(config: ConfigDict, dataset: "Dataset") -> None:
+    """Checks the fields that only the data can refute.
+
+    Raises:
+        ConfigError: naming the field, its value and the remedy.
+    """
+    declared, found = config.data.num_classes, dataset.num_classes
+    if declared and declared != found:
+        raise ConfigError(
+            f"config.data.num_classes is {declared}, but {dataset.name} has {found} classes: set it"
+            f" to {found}, or to 0 to take the data's."
+        )
+    if found < 2:
+        raise ConfigError(
+            f"config.data.name {dataset.name} has {found} class: a classifier needs two or more."
+        )
+    images = len(dataset.train.labels)
+    if config.batch_size > images:
+        raise ConfigError(
+            f"config.batch_size is {config.batch_size}, more than the {images} training images of"
+            f" {dataset.name}: use {images} or less."
+        )
+    height, width, channels = dataset.train.images.shape[1:]
+    for name in ("mean", "std"):
+        length = len(config.data[name])
+        if length not in (1, channels):
+            raise ConfigError(
+                f"config.data.{name} has {length} values, but the images have {channels}"
+                " channel(s): give one for each channel, or one for all."
+            )
+    limit = min(height, width) - 1 if config.data.padding_mode == "reflect" else min(height, width)
+    if config.data.padding > limit:
+        raise ConfigError(
+            f"config.data.padding is {config.data.padding}, too much for images of {height} x"
+            f" {width}: use {limit} or less."
+        )
+
+
 def heads(config: ConfigDict) -> tuple[str, ...]:
     """The heads of the networks of a method."""
     return ("mix", "clean") if config.method.name == "automix" else ("mix",)
@@ -115,12 +157,6 @@ def evaluated(config: ConfigDict) -> tuple[str, ...]:
     """The names of the accuracies that a run reports, network_head."""
     networks = ("student", "teacher") if config.teacher.enabled else ("student",)
     return tuple(f"{network}_{head}" for network in networks for head in heads(config))
-
-
-def did_you_mean(value: str, known: tuple[str, ...]) -> str:
-    """A hint for an error message, empty where nothing is near."""
-    close = difflib.get_close_matches(value, known, 1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def fields(config: ConfigDict, prefix: str = "config") -> Iterator[tuple[str, Any]]:
@@ -136,7 +172,7 @@ def _check_fields(config: ConfigDict) -> None:
     known, given = dict(fields(default_config())), dict(fields(config))
     for name in given:
         if name not in known:
-            hint = did_you_mean(name, tuple(known))
+            hint = did_you_mean(name, known)
             raise ConfigError(f"{name} is not a field of the configuration.{hint}")
     for name in known:
         if name not in given:
@@ -171,7 +207,7 @@ _POSITIVE = ("epochs", "num_groups", "eval.batch_size", "eval.every_epochs", "mi
              "run.keep_checkpoints", "method.alpha", "optimizer.lr",
              "teacher.recalibration_batches")  # fmt: skip
 _NOT_NEGATIVE = ("seed", "data.num_classes", "data.image_size", "data.padding",
-                 "run.checkpoint_steps", "run.sample_epochs", "run.steps_per_dispatch",
+                 "run.checkpoint_steps", "run.sample_epochs", "steps_per_dispatch",
                  "mask_loss.weight", "mask_loss.margin", "optimizer.min_lr",
                  "optimizer.weight_decay", "optimizer.mixblock_lr",
                  "optimizer.mixblock_min_lr")  # fmt: skip
@@ -189,9 +225,19 @@ def _check_numbers(config: ConfigDict) -> None:
     for name in _SHARES:
         if not 0 <= _get(config, name) <= 1:
             raise ConfigError(f"config.{name} is {_get(config, name)}: it must be within 0 and 1.")
+    for name, limit in (("seed", 2**32), ("method.lam_margin", 0.5), ("optimizer.lr", math.inf)):
+        if not _get(config, name) < limit:
+            raise ConfigError(f"config.{name} is {_get(config, name)}: it must be below {limit}.")
+    for name in ("lr", "mixblock_lr"):
+        floor = name.replace("lr", "min_lr")
+        if config.optimizer[floor] > config.optimizer[name]:
+            raise ConfigError(
+                f"config.optimizer.{floor} is {config.optimizer[floor]}, above config.optimizer."
+                f"{name}, {config.optimizer[name]}: the rate falls from the one to the other."
+            )
     if config.model.width is not None and config.model.width < 1:
         raise ConfigError(f"config.model.width is {config.model.width}: it must be above 0.")
-    if min(config.data.std) <= 0:
+    if not config.data.std or min(config.data.std) <= 0:
         raise ConfigError(f"config.data.std is {config.data.std}: it must be above 0.")
 
 

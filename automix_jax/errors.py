@@ -1,5 +1,8 @@
 """The exceptions a user can meet: one sentence with the remedy, and an exit code."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class AutoMixError(Exception):
     """Base of every error that is the user's to mend; `exit_code` is the command's."""
@@ -29,3 +32,9 @@ class CheckpointError(AutoMixError):
     """A checkpoint or run folder that cannot be used as asked."""
 
     exit_code = 66
+
+
+def did_you_mean(value: str, known: Iterable[str]) -> str:
+    """A hint for an error message, with a space before it; empty where nothing is near."""
+    close = difflib.get_close_matches(value, tuple(known), 1)
+    return f" Did you mean {close[0]!r}?" if close else ""

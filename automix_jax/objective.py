@@ -85,8 +85,8 @@ def flatten_perm(perm: Int[Array, "g n"]) -> Int[Array, " b"]:
 
 
 def accuracy(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, ""]:
-    """The share of images whose highest logit is their label's, in [0, 1]."""
-    return (logits.argmax(-1) == labels).mean()
+    """The percentage of images whose highest logit is their label's."""
+    return 100 * (logits.argmax(-1) == labels).mean()
 
 
 @dataclasses.dataclass(frozen=True)

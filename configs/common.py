@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from automix_jax.config import METHODS, default_config, did_you_mean
-from automix_jax.errors import ConfigError
+from automix_jax.config import METHODS, default_config
+from automix_jax.errors import ConfigError, did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_ALPHA = {"automix": 2.0, "mixup": 1.0, "cutmix": 0.2}

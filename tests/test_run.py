@@ -1,7 +1,9 @@
 """Runs as a user starts them: what they leave behind, and how they go on after a kill."""
 
 import json
+import os
 import random
+import re
 import time
 
 import jax
@@ -26,8 +28,9 @@ def run(place, name, *overrides):
     return runs.finish(runs.start(argv, place / "cache"))
 
 
-# A checkpoint in the middle of an epoch, so that a resumed run begins there.
+# Six steps an epoch; checkpoints in the middle of them, so that a resumed run begins there.
 STEPS = "--config.run.checkpoint_steps=2"
+KILLS = int(os.environ.get("AUTOMIX_KILLS", "3"))
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +40,10 @@ def uninterrupted(place):
     return place / "whole", out
 
 
-def final_arrays(workdir):
+def final_arrays(workdir, kind="last"):
     """Every array of the last checkpoint, by path, as it lies on the disk."""
-    steps = [int(path.name) for path in (workdir / "checkpoints/last").iterdir()]
-    folder = workdir / "checkpoints/last" / str(max(steps)) / "arrays"
+    steps = [int(path.name) for path in (workdir / "checkpoints" / kind).iterdir()]
+    folder = workdir / "checkpoints" / kind / str(max(steps)) / "arrays"
     tree = ocp.StandardCheckpointer().restore(folder.absolute())
     return {
         jax.tree_util.keystr(path): np.asarray(
@@ -82,31 +85,60 @@ def test_learns(uninterrupted):
     assert summary["accuracy"]["student_mix"]["best"] > 40
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_killed_at_random_and_resumed_ends_with_the_same_bits(place, uninterrupted, seed):
-    workdir, _ = uninterrupted
-    name, rng = f"killed{seed}", random.Random(seed)
-    argv = runs.arguments(place / "data.npz", place / name, STEPS)
+def kill_and_resume(place, name, seed, *overrides):
+    """Kills a run at a random time after its first checkpoint, and starts it again to the end."""
+    argv = runs.arguments(place / "data.npz", place / name, *overrides)
     process = runs.start(argv, place / "cache")
     checkpoints = place / name / "checkpoints/last"
-    while not any(checkpoints.glob("[0-9]*")):  # it would otherwise start afresh
+    while not (checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir())):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
-    time.sleep(rng.uniform(0, 0.4))
+    time.sleep(random.Random(seed).uniform(0, 0.4))
     process.kill()
     process.communicate()
-    code, _, err = run(place, name, STEPS)
+    code, out, err = run(place, name, *overrides)
     assert code == 0, err
-    ours, expected = final_arrays(place / name), final_arrays(workdir)
-    assert ours.keys() == expected.keys()
-    different = [key for key in ours if not np.array_equal(ours[key], expected[key])]
-    assert not different
+    step = int(re.search(r"resuming at step (\d+) of 18", out).group(1))
+    assert 0 < step <= 18
+
+
+def assert_same_bits(place, name, workdir):
+    for kind in ("last", "best"):
+        ours, expected = final_arrays(place / name, kind), final_arrays(workdir, kind)
+        assert ours.keys() == expected.keys()
+        assert not [key for key in ours if not np.array_equal(ours[key], expected[key])]
     assert records(place / name) == records(workdir)
+
+
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_killed_at_random_and_resumed_ends_with_the_same_bits(place, uninterrupted, seed):
+    workdir, _ = uninterrupted
+    name = f"killed{seed}"
+    kill_and_resume(place, name, seed, STEPS)
+    assert_same_bits(place, name, workdir)
     first, second = (
         json.loads((path / "summary.json").read_text())["accuracy"]
         for path in (place / name, workdir)
     )
     assert first == second
+
+
+def test_several_steps_in_a_dispatch(place, uninterrupted):
+    """Four steps and then two in a program, killed and resumed; another program, other rounding.
+
+    The checkpoint interval does not divide an epoch: the best epochs are saved all the same.
+    """
+    options = ("--config.steps_per_dispatch=4", "--config.run.checkpoint_steps=10")
+    code, _, err = run(place, "scanned", *options)
+    assert code == 0, err
+    kill_and_resume(place, "scanned_killed", 0, *options)
+    assert_same_bits(place, "scanned_killed", place / "scanned")
+    best = json.loads((place / "scanned/summary.json").read_text())["accuracy"]["student_mix"]
+    saved = [int(path.name) for path in (place / "scanned/checkpoints/best").iterdir()]
+    assert saved == [6 * best["best_epoch"]]
+    ours, expected = final_arrays(place / "scanned"), final_arrays(uninterrupted[0])
+    for key in ours:
+        np.testing.assert_allclose(ours[key], expected[key], rtol=0, atol=1e-4, err_msg=key)
 
 
 def test_a_finished_run_started_again_changes_nothing(place, uninterrupted):

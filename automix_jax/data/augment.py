@@ -62,15 +62,15 @@ def random_padded_crop(
         rng: a JAX random key.
         images: [B, H, W, C] of any number type.
         padding: pixels added on each side; 0 gives the images back.
-        mode: "zero" pads with zeros ("constant" in torchvision), "reflect" mirrors without repeating
-          the edge.
+        mode: "zero" pads with zeros ("constant" in torchvision), "reflect" mirrors without
+            repeating the edge.
 
     Returns:
         [B, H, W, C] of the same dtype.
 
     Raises:
-        ConfigError: if mode is unknown, padding is negative, or mode is "reflect" and padding is not
-          smaller than the image.
+        ConfigError: if mode is unknown, padding is negative, or mode is "reflect" and padding is
+            not smaller than the image.
     """
     _check_crop(images.shape, padding, mode)
     if padding == 0:

@@ -24,8 +24,8 @@ def load_folder(path: str | None, image_size: int | None) -> Dataset:
     """Loads a folder of photos as squares of one size.
 
     Args:
-        path: folder with train/CLASS/* and test/CLASS/* (or val/), or only CLASS/*, of which 20 % of
-          each class, chosen by a hash of the file names, are held out as the test split. Deeper
+        path: folder with train/CLASS/* and test/CLASS/* (or val/), or only CLASS/*, of which 20 %
+          of each class, chosen by a hash of the file names, are held out as the test split. Deeper
           folders are searched too.
         image_size: side of the squares: the shorter side is resized to it by antialiased bicubic,
           then the centre is cropped.

@@ -22,8 +22,8 @@ def load_tfds(name: str, path: str | None, image_size: int | None) -> Dataset:
     Args:
         name: name of the dataset, with config and version if wanted: "NAME/CONFIG:1.2.3".
         path: its data_dir; None for TFDS's default (~/tensorflow_datasets or $TFDS_DATA_DIR).
-        image_size: side of the squares to resize and crop to; None keeps the stored size, which must
-          then be the same for all images.
+        image_size: side of the squares to resize and crop to; None keeps the stored size, which
+            must then be the same for all images.
 
     Returns:
         Images uint8 [N, H, W, C]; C is 1 if the image feature is gray, else 3.

@@ -1,11 +1,10 @@
 """The plain mixups: one file a method, one contract, a registry by name."""
 
-import difflib
 import functools
 import inspect
 from typing import Any
 
-from automix_jax.errors import ConfigError
+from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.mixups.base import Mixed, Mixup
 from automix_jax.mixups.blend import mixup, vanilla
 from automix_jax.mixups.cutmix import cutmix
@@ -32,9 +31,8 @@ def create(name: str, **options: Any) -> Mixup:
         ConfigError: for an unknown name or option, or an alpha that is not positive.
     """
     if name not in _MIXUPS:
-        close = difflib.get_close_matches(name, _MIXUPS, 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"mixup {name!r} is unknown.{hint} Known: {', '.join(_MIXUPS)}.")
+        hint = did_you_mean(name, _MIXUPS)
+        raise ConfigError(f"mixup {name!r} is not known.{hint} Use {', '.join(_MIXUPS)}.")
     known = [key for key in inspect.signature(_MIXUPS[name]).parameters if key not in _GIVEN_LATER]
     for option in options:
         if option not in known:

@@ -1,12 +1,11 @@
 """The backbones: plain Flax modules that return logits and named feature maps."""
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 
-from automix_jax.errors import ConfigError
+from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.models.classifier import Classifier
 from automix_jax.models.resnet import (
     ResNet,
@@ -49,9 +48,8 @@ def create_model(name: str, *, num_classes: int = 1000, **options: Any) -> nn.Mo
         ConfigError: for a name that is not known, or an option that the module does not have.
     """
     if name not in _MODELS:
-        close = difflib.get_close_matches(name, _MODELS, 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"model name {name!r} is unknown.{hint} Known: {', '.join(_MODELS)}.")
+        hint = did_you_mean(name, _MODELS)
+        raise ConfigError(f"model {name!r} is not known.{hint} Use {', '.join(_MODELS)}.")
     try:
         return _MODELS[name](num_classes=num_classes, **options)
     except TypeError as error:

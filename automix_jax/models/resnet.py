@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c2"]:
         """Returns the block's output, its size divided by the stride."""
-        inner = self.width * self.group_width // 64 * self.cardinality
+        inner = max(self.width * self.group_width // 64, 1) * self.cardinality
         outer = self.width * 4
         y = conv(inner, 1, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train=train))

@@ -85,7 +85,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     Raises:
         ConfigError: if the data and the configuration disagree, or the layer does not exist.
     """
-    check_against_data(config, dataset)
+    config_lib.validate_data(config, dataset)
     mesh = make_mesh()
     height, width, channels = dataset.train.images.shape[1:]
     model = make_model(config, dataset.num_classes, bn_groups=1)
@@ -120,7 +120,9 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         ),
         out_shardings=replicated(mesh),
         # Run once: XLA's CPU backend would optimise it for longer than it takes the step's program.
-        compiler_options={"xla_backend_optimization_level": 0},
+        compiler_options=(
+            {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        ),
     )
     step = functools.partial(
         train_step,
@@ -256,44 +258,6 @@ def make_optimizer(
             for group, schedule in lr.items()
         }
     )
-
-
-def check_against_data(config: ConfigDict, dataset: Dataset) -> None:
-    """Checks the fields that only the data can refute.
-
-    Raises:
-        ConfigError: naming the field, its value and the remedy.
-    """
-    declared, found = config.data.num_classes, dataset.num_classes
-    if declared and declared != found:
-        raise ConfigError(
-            f"config.data.num_classes is {declared}, but {dataset.name} has {found} classes: set it"
-            f" to {found}, or to 0 to take the data's."
-        )
-    if found < 2:
-        raise ConfigError(
-            f"config.data.name {dataset.name} has {found} class: a classifier needs two or more."
-        )
-    images = len(dataset.train.labels)
-    if config.batch_size > images:
-        raise ConfigError(
-            f"config.batch_size is {config.batch_size}, more than the {images} training images of"
-            f" {dataset.name}: use {images} or less."
-        )
-    height, width, channels = dataset.train.images.shape[1:]
-    for name in ("mean", "std"):
-        length = len(config.data[name])
-        if length not in (1, channels):
-            raise ConfigError(
-                f"config.data.{name} has {length} values, but the images have {channels}"
-                " channel(s): give one for each channel, or one for all."
-            )
-    limit = min(height, width) - 1 if config.data.padding_mode == "reflect" else min(height, width)
-    if config.data.padding > limit:
-        raise ConfigError(
-            f"config.data.padding is {config.data.padding}, too much for images of {height} x"
-            f" {width}: use {limit} or less."
-        )
 
 
 def check_layer(config: ConfigDict, model: Classifier, image_shape: tuple[int, int, int]) -> None:

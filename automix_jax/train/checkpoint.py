@@ -36,9 +36,13 @@ class Checkpoints:
         return self._last.latest_step()
 
     def save(self, step: int, tree: PyTree, info: dict[str, Any], *, best: bool) -> None:
-        """Saves arrays and a JSON-able dict under a step, under "best" too where asked."""
-        for manager, wanted in ((self._last, True), (self._best, best)):
-            if wanted and step not in manager.all_steps():
+        """Saves arrays and a JSON-able dict under a step, under "best" too where asked.
+
+        The best is on the disk before the last says how good it is: a run that is killed in
+        between takes the step again and finds it.
+        """
+        for manager in (self._best, self._last) if best else (self._last,):
+            if step not in manager.all_steps():
                 manager.save(
                     step,
                     args=ocp.args.Composite(
@@ -46,6 +50,8 @@ class Checkpoints:
                     ),
                     force=True,
                 )
+            if manager is self._best:
+                manager.wait_until_finished()
 
     def restore(self, template: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """Restores the newest checkpoint, or returns None where there is none.
@@ -69,7 +75,7 @@ class Checkpoints:
         except Exception as error:  # Orbax raises many kinds for a damaged or foreign checkpoint
             raise CheckpointError(
                 f"checkpoint {self.folder / 'last' / str(step)} cannot be read"
-                f" ({type(error).__name__}: {str(error).splitlines()[0][:200]}). Move it away to"
+                f" ({type(error).__name__}: {' '.join(str(error).split())[:200]}). Move it away to"
                 " resume from the one before, or choose another --workdir; nothing was deleted."
             ) from error
         return restored["arrays"], restored["info"]

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from automix_jax.errors import CheckpointError
+from automix_jax.train.workdir import write_atomically
 
 
 class Logger:
@@ -22,10 +23,10 @@ class Logger:
         Raises:
             CheckpointError: if metrics.jsonl cannot be read.
         """
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self.path = workdir / "metrics.jsonl"
         self.records = _records_until(self.path, step)
-        _replace(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+        write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
         self._file = self.path.open("a")
         self._events = self._open_events(workdir, step) if tensorboard else None
         self._bar = Progress(
@@ -98,10 +99,3 @@ def _records_until(path: Path, step: int) -> list[dict[str, Any]]:
                 f"{path}, line {number}, is not JSON: repair or delete that line."
             ) from error
     return [record for record in records if record["step"] <= step]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file so that at every moment it is either the old or the new one."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 from clu.metrics import Collection
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, PyTree
 from ml_collections import ConfigDict
 
 from automix_jax import config as config_lib
 from automix_jax.data import Dataset, batch_indices, load_dataset
-from automix_jax.errors import NumbersError
+from automix_jax.errors import ConfigError, NumbersError
 from automix_jax.evaluate import samples
 from automix_jax.evaluate.accuracy import make_evaluate, make_recalibrate
 from automix_jax.objective import MixupTraining
@@ -45,14 +47,34 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         AutoMixError: for a configuration, data or folder that cannot be used, before the first
             step; NumbersError when the loss is no longer finite.
     """
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"{jax.process_count()} processes were started, but a run is one process, on all the"
+            " devices that it sees: start one."
+        )
     config_lib.validate(config, jax.device_count())
     dataset = load_dataset(
         config.data.name, config.data.path or None, config.data.image_size or None
     )
     experiment = build(config, dataset)
-    workdir = Path(workdir)
+    workdir = Path(workdir).expanduser()
+    config = _resolve(config, len(dataset.train.labels) // config.batch_size)
     workdir_lib.claim(workdir, config)
     return _Run(config, workdir, dataset, experiment).train()
+
+
+def _resolve(config: ConfigDict, steps_per_epoch: int) -> ConfigDict:
+    """Settles what depends on the hardware, so that a run that moves to another is not resumed."""
+    config = config.copy_and_resolve_references()
+    config.compute_dtype = compute_dtype(config).name
+    if not config.steps_per_dispatch and jax.default_backend() == "cpu":
+        config.steps_per_dispatch = 1
+    elif not config.steps_per_dispatch:
+        # The longest that divides an epoch, so that one program will do.
+        longest = min(_STEPS_PER_DISPATCH, steps_per_epoch)
+        divisors = [n for n in range(1, longest + 1) if steps_per_epoch % n == 0]
+        config.steps_per_dispatch = divisors[-1] if divisors[-1] >= longest // 4 else longest
+    return config
 
 
 class _Run:
@@ -65,6 +87,7 @@ class _Run:
         self.total_steps = config.epochs * self.steps_per_epoch
         self.seconds: dict[str, float] = collections.defaultdict(float)
         self.best = -math.inf
+        self.programs: dict[int, jax.stages.Compiled] = {}
 
         everywhere = replicated(experiment.mesh)
         self.images, self.labels = jax.device_put(
@@ -107,13 +130,15 @@ class _Run:
                         )
                         jax.block_until_ready(metrics)
                     step += count
-                    epoch = step // self.steps_per_epoch
                     self.show_progress(logger, metrics, step)
-                    best = False
-                    if step % self.steps_per_epoch == 0:
-                        best = self.end_epoch(logger, state, metrics, step, epoch)
+                    due, best = self.checkpoint_due(step, count), False
+                    epoch_ends = step % self.steps_per_epoch == 0
+                    if due or epoch_ends:
+                        self.check_numbers(state, metrics, step)
+                    if epoch_ends:
+                        best = self.end_epoch(logger, state, metrics, step)
                         metrics = experiment.create_metrics()
-                    if self.checkpoint_due(step, count):
+                    if due or best:
                         with self.clock("checkpoint"):
                             info = {"seconds": dict(self.seconds), "best": self.best}
                             tree = {"state": state, "metrics": metrics}
@@ -170,26 +195,20 @@ class _Run:
 
     # -- steps -----------------------------------------------------------------------------------
 
-    @functools.cached_property
-    def steps_per_dispatch(self) -> int:
-        """Steps in one program: the longest that divides an epoch, so that one program will do."""
-        if self.config.run.steps_per_dispatch:
-            return self.config.run.steps_per_dispatch
-        if jax.default_backend() == "cpu":
-            return 1
-        longest = min(_STEPS_PER_DISPATCH, self.steps_per_epoch)
-        divisors = [n for n in range(1, longest + 1) if self.steps_per_epoch % n == 0]
-        return divisors[-1] if divisors[-1] >= longest // 4 else longest
-
     def next_dispatch(self, step: int) -> int:
         """How many steps to take next: to the end of a dispatch, or of the epoch."""
         done = step % self.steps_per_epoch
-        left = self.steps_per_dispatch - done % self.steps_per_dispatch
+        left = self.config.steps_per_dispatch - done % self.config.steps_per_dispatch
         return min(left, self.steps_per_epoch - done)
 
-    @functools.cache  # noqa: B019 - a run lives as long as its process
-    def compiled(self, count: int):
+    def compiled(self, count: int) -> jax.stages.Compiled:
         """The program that takes this many steps."""
+        if count not in self.programs:
+            self.programs[count] = self.compile(count)
+        return self.programs[count]
+
+    def compile(self, count: int) -> jax.stages.Compiled:
+        """Compiles the program that takes this many steps."""
         everywhere = replicated(self.experiment.mesh)
         state = jax.eval_shape(self.experiment.create, named_key(0, "state"))
         return self.experiment.run_steps.lower(
@@ -219,24 +238,31 @@ class _Run:
     def show_progress(self, logger: Logger, metrics: Collection, step: int) -> None:
         """Moves the progress bar, on a terminal."""
         if logger.console.is_terminal:
-            loss = float(metrics.compute()["loss"]) if step % self.steps_per_epoch else math.nan
+            loss = float(metrics.compute()["loss"])
             epoch = -(-step // self.steps_per_epoch)
             logger.progress(step, f"epoch {epoch}/{self.config.epochs} loss {loss:.3f}")
 
+    def check_numbers(self, state: TrainState, metrics: Collection, step: int) -> None:
+        """Refuses to evaluate or save a state that is no longer finite.
+
+        Raises:
+            NumbersError: if a loss since the last record, or a parameter, is not finite.
+        """
+        losses = metrics_lib.compute(metrics).values()
+        if not all(map(math.isfinite, losses)) or not bool(_all_finite(state.params)):
+            raise NumbersError(
+                f"a loss or parameter is no longer finite at step {step}: train again with a lower"
+                " config.optimizer.lr in a new --workdir; checkpoints before the step are kept."
+            )
+
     # -- the end of an epoch, and of the run -----------------------------------------------------
 
-    def end_epoch(
-        self, logger: Logger, state: TrainState, metrics: Collection, step: int, epoch: int
-    ) -> bool:
+    def end_epoch(self, logger: Logger, state: TrainState, metrics: Collection, step: int) -> bool:
         """Evaluates, draws and logs; returns whether the headline accuracy is the best so far."""
         config = self.config
+        epoch = step // self.steps_per_epoch
         record: dict[str, Any] = {"step": step, "epoch": epoch}
         record |= {f"train/{k}": v for k, v in metrics_lib.compute(metrics).items()}
-        if not math.isfinite(record["train/loss"]):
-            raise NumbersError(
-                f"the training loss of epoch {epoch} is {record['train/loss']}: lower"
-                " config.optimizer.lr; the last checkpoint before it is kept."
-            )
         record |= {f"lr/{k}": float(schedule(step - 1)) for k, schedule in
                    self.experiment.lr.items()}  # fmt: skip
         last = epoch == config.epochs
@@ -347,7 +373,7 @@ class _Run:
             "jax": jax.__version__,
         }
         path = self.workdir / "summary.json"
-        path.write_text(json.dumps(summary, indent=2) + "\n")
+        workdir_lib.write_atomically(path, json.dumps(summary, indent=2) + "\n")
         logger.console.print(workdir_lib.table(summary))
         logger.say(
             f"{summary['images_per_second']:.0f} images/s; seconds: "
@@ -366,3 +392,9 @@ class _Run:
             yield
         finally:
             self.seconds[name] += time.perf_counter() - start
+
+
+@jax.jit
+def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether every number of a tree is finite."""
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))

@@ -31,11 +31,22 @@ def claim(workdir: Path, config: ConfigDict) -> None:
             )
         if path.exists():
             _check_same(json.loads(path.read_text()), resolved, path)
-        path.write_text(json.dumps(resolved, indent=2) + "\n")
-    except (OSError, json.JSONDecodeError) as error:
+        write_atomically(path, json.dumps(resolved, indent=2) + "\n")
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f"{path} is not JSON ({error}): repair it, or choose another --workdir."
+        ) from error
+    except OSError as error:
         raise CheckpointError(
             f"--workdir {workdir} cannot be used ({error}): choose another."
         ) from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that at every moment it is either the old or the new one."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def _check_same(saved: dict[str, Any], resolved: dict[str, Any], path: Path) -> None:
@@ -64,7 +75,11 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def accuracies(records: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """Summarises each accuracy over a run: final, best with its epoch, median of the last ten."""
+    """Summarises each accuracy over a run: final, best with its epoch, median of the last ten.
+
+    Raises:
+        CheckpointError: if the records have none, though the run is at its end.
+    """
     result = {}
     for name in names:
         values = [
@@ -72,6 +87,11 @@ def accuracies(records: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[
             for r in records
             if f"eval/accuracy_{name}" in r
         ]
+        if not values:
+            raise CheckpointError(
+                "metrics.jsonl has no accuracies, though the run is at its end: put the file back"
+                " or train again in another --workdir."
+            )
         best_epoch, best = max(values, key=lambda item: (item[1], -item[0]))
         result[name] = {
             "final": values[-1][1],

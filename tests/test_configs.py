@@ -1,0 +1,84 @@
+"""Every recipe, method and variant builds its networks, optimizer and step, from shapes alone."""
+
+import jax
+import numpy as np
+import pytest
+
+from automix_jax import cli
+from automix_jax import config as config_lib
+from automix_jax.data.dataset import Dataset, Split
+from automix_jax.errors import ConfigError
+from automix_jax.train.build import build
+from tests.runs import ROOT
+
+RECIPES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "common"})
+
+
+def load(recipe, argument=""):
+    return cli.load_config(f"{ROOT}/configs/{recipe}.py:{argument}")
+
+
+def stand_in(config):
+    """A data set of the recipe's shape, without its images."""
+    size = config.data.image_size or (28 if config.data.name.startswith("fashion") else 32)
+    channels = 1 if config.data.name.startswith("fashion") else 3
+    classes = config.data.num_classes or 5
+    split = Split(np.zeros((128, size, size, channels), np.uint8), np.zeros(128, np.int32))
+    return Dataset(config.data.name, split, split, tuple(map(str, range(classes))))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("argument", ["", "variant=released", "method=cutmix,epochs=3"])
+def test_recipe_builds(recipe, argument):
+    config = load(recipe, argument)
+    with config.unlocked():
+        config.batch_size = 104  # the tests have eight devices
+    config_lib.validate(config, 8)
+    experiment = build(config, stand_in(config))
+    state = jax.eval_shape(experiment.create, jax.random.key(0))
+    assert ("mixblock" in state.params) == (config.method.name == "automix")
+    assert bool(state.teacher) == config.teacher.enabled
+    for schedule in experiment.lr.values():
+        assert float(schedule(0)) > 0
+
+
+def test_paper_and_released_defaults():
+    """The differences that docs/differences.md lists, as they stand in a CIFAR recipe."""
+    paper, released = load("cifar100_r18"), load("cifar100_r18", "variant=released")
+    old, new = (dict(config_lib.fields(config)) for config in (paper, released))
+    different = {name.removeprefix("config."): new[name] for name in old if old[name] != new[name]}
+    assert different == {
+        "mixblock.lam_embed": "none",
+        "mask_loss.schedule": "constant",
+        "mask_loss.per_sample": False,
+        "teacher.momentum_end": 0.999999,
+        "teacher.hold": 0.1,
+        "teacher.full_forward": True,
+        "optimizer.min_lr": 0.05,
+        "optimizer.mixblock_min_lr": 0.05,
+        "model.bn_unbiased": True,
+        "eval.headline": "teacher_mix",
+    }
+    documented = (ROOT / "docs/differences.md").read_text()
+    for name in different:
+        assert name.split(".")[1] in documented
+
+
+def test_arguments():
+    config = load("cifar10_r18", "method=mixup,epochs=200")
+    assert (config.method.name, config.method.alpha, config.epochs) == ("mixup", 1.0, 200)
+    assert not config.teacher.enabled
+    assert load("cifar10_r18", "method=cutmix").method.alpha == 0.2
+    assert load("cifar10_r18").data.padding_mode == "zero"
+    assert load("cifar100_r18").data.padding_mode == "reflect"
+
+
+def test_a_configuration_with_a_foreign_or_missing_field_is_refused():
+    config = config_lib.default_config()
+    config.model.depth = 18
+    with pytest.raises(ConfigError, match=r"config\.model\.depth is not a field"):
+        config_lib.validate(config, 1)
+    config = config_lib.default_config()
+    del config.model.layer
+    with pytest.raises(ConfigError, match=r"config\.model\.layer is missing"):
+        config_lib.validate(config, 1)

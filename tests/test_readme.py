@@ -1,0 +1,34 @@
+"""The README's Python runs as it stands there."""
+
+import re
+
+import pytest
+
+from tests.runs import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", range(len(BLOCKS)))
+def test_python_of_the_readme(block):
+    namespace = {}
+    exec(BLOCKS[block], namespace)
+    if "grads" in namespace:
+        import jax
+
+        assert all(bool((leaf != 0).any()) for leaf in jax.tree.leaves(namespace["grads"]))
+
+
+def test_the_training_loop_takes_twenty_lines():
+    loop = next(block for block in BLOCKS if "value_and_grad" in block)
+    assert len([line for line in loop.splitlines() if line.strip()]) <= 20
+
+
+def test_files_that_the_readme_names_exist():
+    links = re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(
+        r"--config=(configs/\w+\.py)", README
+    )
+    assert len(links) > 8
+    for link in links:
+        assert (ROOT / link).exists(), link
