@@ -333,8 +333,8 @@ def test_permutations_of_any_size(size):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cutmx", {}, "'cutmx' is unknown. Did you mean 'cutmix'"),
-        ("foo", {}, r"'foo' is unknown\. Known: vanilla, mixup, cutmix"),
+        ("cutmx", {}, "'cutmx' is not known. Did you mean 'cutmix'"),
+        ("foo", {}, r"'foo' is not known\. Use vanilla, mixup, cutmix"),
         ("mixup", {"alhpa": 1.0}, "no option 'alhpa'; it has alpha"),
         ("vanilla", {"alpha": 1.0}, "no option 'alpha'; it has none"),
         ("mixup", {"lam": 0.5}, "no option 'lam'"),

@@ -109,9 +109,9 @@ def test_feature_maps(name, stem, size, sides):
 
 
 def test_unknown_models():
-    with pytest.raises(ConfigError, match=r"'resnet81' is unknown\. Did you mean 'resnet8'"):
+    with pytest.raises(ConfigError, match=r"'resnet81' is not known\. Did you mean 'resnet8'"):
         create_model("resnet81")
-    with pytest.raises(ConfigError, match=r"'vit' is unknown\. Known: resnet8, "):
+    with pytest.raises(ConfigError, match=r"'vit' is not known\. Use resnet8, "):
         create_model("vit")
     with pytest.raises(ConfigError, match=r"does not take these options.*'depth'"):
         create_model("resnet18", depth=3)
