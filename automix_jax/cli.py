@@ -136,7 +136,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
 
 
 def _fail(error: AutoMixError) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    sys.stderr.write(f"error: {error}\n")  # at once: other threads may be writing too
     return error.exit_code
 
 

@@ -170,8 +170,8 @@ def test_a_damaged_checkpoint_is_named_and_kept(place):
     manifest.write_bytes(b"not a manifest")
     code, _, err = run(place, "damaged", "--config.epochs=1")
     assert code == 66
-    assert err.startswith("error: ")  # what Orbax's threads may say comes after it
-    assert "checkpoints/last/6 cannot be read" in err and "nothing was deleted." in err
+    # One line among what Orbax's threads may say of the same failure, before or after it.
+    assert re.search(r"error: checkpoint \S+/last/6 cannot be read .* nothing was deleted\.", err)
     assert manifest.exists()
 
 
