@@ -30,6 +30,7 @@ class AutoMixDraws:
     lam_student: Any
     perm_mixblock: Any  # [groups, images of a group], partners within the group
     perm_student: Any
+    rngs: Any  # [groups, 4], keys of what the networks draw: two passes of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +75,11 @@ class AutoMix:
         """Draws ratios and partners for groups of the batch, one key [g] each."""
 
         def draw_group(rng):
+            networks = jax.random.fold_in(rng, 3)
             rngs = jax.random.split(rng, 3)
             lam = sample_lam(rngs[0], self.alpha, (2,))
             perms = (sample_perm(rngs[1], group_size), sample_perm(rngs[2], group_size))
-            return AutoMixDraws(lam[0], lam[1], *perms)
+            return AutoMixDraws(lam[0], lam[1], *perms, jax.random.split(networks, 4))
 
         return jax.vmap(draw_group)(rngs)
 
@@ -111,7 +113,7 @@ class AutoMix:
         # The teacher shows MixBlock the clean images, and MixBlock decides twice.
         stop_at = None if self.full_forward else self.layer
         _, features, teacher_stats = forward(
-            self.model, teacher, frozen.teacher_stats, images, stop_at
+            self.model, teacher, frozen.teacher_stats, images, draws.rngs[:, 0], stop_at
         )
         projections: Any = self.mixblock.apply(
             {"params": params["mixblock"]}, features[self.layer], method="project"
@@ -128,7 +130,9 @@ class AutoMix:
 
         # Generation: the frozen teacher says whether a mixed image shows what its label claims.
         mixed = mix_images(images, mask, perm_mixblock)
-        logits, _, teacher_stats = forward(self.model, teacher, teacher_stats, mixed)
+        logits, _, teacher_stats = forward(
+            self.model, teacher, teacher_stats, mixed, draws.rngs[:, 1]
+        )
         num_classes = logits["mix"].shape[-1]
         targets = mix_labels(labels, labels[perm_mixblock], lam_mixblock, num_classes)
         loss_generate = soft_cross_entropy(logits["mix"], targets)
@@ -139,10 +143,10 @@ class AutoMix:
         # Classification: the student learns clean and mixed images, each with its own head.
         student_mixed = mix_images(images, student_mask_used, perm_student)
         clean_logits, _, student_stats = forward(
-            self.model, params["student"], frozen.student_stats, images
+            self.model, params["student"], frozen.student_stats, images, draws.rngs[:, 2]
         )
         mixed_logits, _, student_stats = forward(
-            self.model, params["student"], student_stats, student_mixed
+            self.model, params["student"], student_stats, student_mixed, draws.rngs[:, 3]
         )
         loss_clean = cross_entropy(clean_logits["clean"], labels)
         targets = mix_labels(labels, labels[perm_student], lam_student, num_classes)

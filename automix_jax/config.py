@@ -8,7 +8,7 @@ from ml_collections import ConfigDict, config_dict
 
 from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.mixups import list_mixups
-from automix_jax.models import list_models
+from automix_jax.models import create_model, list_models, paper_layer
 
 if TYPE_CHECKING:
     from automix_jax.data import Dataset
@@ -28,6 +28,8 @@ def default_config() -> ConfigDict:
     config.num_groups = 1
     # One compiled program takes this many; 0: one on CPU, about a hundred on GPU and TPU.
     config.steps_per_dispatch = 0
+    # A file of weights (.safetensors, .pth), or a folder of `automix import-weights`, to start from.
+    config.init_from = ""
     config.compute_dtype = "auto"  # auto (bfloat16 on GPU and TPU), float32, bfloat16
 
     config.data = ConfigDict()
@@ -43,9 +45,15 @@ def default_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "resnet18"
-    config.model.stem = "cifar"  # cifar (3 x 3), imagenet (7 x 7 and pooling)
-    config.model.layer = "stage3"  # the feature map that MixBlock reads, the paper's l
-    config.model.width = config_dict.placeholder(int)  # of the first stage; the architecture's
+    # The feature map that MixBlock reads, the paper's l; the model's own in the authors' recipes.
+    config.model.layer = config_dict.placeholder(str)
+    config.model.init = "paper"  # paper, torch_default: how weights start
+    config.model.drop_path = 0.0  # rate of stochastic depth at the last block
+    config.model.dropout = 0.0  # rate on the pooled features
+    # Options that some models have; the architecture's own where nothing is said.
+    config.model.stem = config_dict.placeholder(str)  # imagenet, cifar (3 x 3, no pooling)
+    config.model.width = config_dict.placeholder(int)  # channels of the first stage
+    config.model.convention = config_dict.placeholder(str)  # torch, tf: padding of efficientnet_b0
     config.model.bn_unbiased = False  # running variance estimated as in PyTorch
 
     config.method = ConfigDict()
@@ -108,6 +116,7 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     _check_numbers(config)
     _check_batch(config, num_devices)
     _check_method(config)
+    create_model(config.model.name, **model_options(config))  # refuses options it does not have
 
 
 def validate_data(config: ConfigDict, dataset: "Dataset") -> None:
@@ -148,6 +157,27 @@ def validate_data(config: ConfigDict, dataset: "Dataset") -> None:
         )
 
 
+def model_options(config: ConfigDict) -> dict[str, Any]:
+    """The options of the backbone that the configuration sets."""
+    model = config.model
+    options = {
+        "init_scheme": model.init,
+        "drop_path": model.drop_path,
+        "dropout": model.dropout,
+    }
+    for name in ("stem", "width", "convention"):
+        if model[name] is not None:
+            options[name] = model[name]
+    if model.bn_unbiased:
+        options["bn_unbiased"] = True
+    return options
+
+
+def layer(config: ConfigDict) -> str:
+    """The feature map that MixBlock reads."""
+    return config.model.layer or paper_layer(config.model.name)
+
+
 def heads(config: ConfigDict) -> tuple[str, ...]:
     """The heads of the networks of a method."""
     return ("mix", "clean") if config.method.name == "automix" else ("mix",)
@@ -182,7 +212,9 @@ def _check_fields(config: ConfigDict) -> None:
 _CHOICES = {
     "method.name": METHODS,
     "model.name": list_models(),
-    "model.stem": ("cifar", "imagenet"),
+    "model.init": ("paper", "torch_default"),
+    "model.stem": (None, "cifar", "imagenet"),
+    "model.convention": (None, "torch", "tf"),
     "compute_dtype": ("auto", "float32", "bfloat16"),
     "data.padding_mode": ("zero", "reflect"),
     "mixblock.lam_embed": ("concat", "none"),
@@ -197,9 +229,10 @@ def _check_choices(config: ConfigDict) -> None:
     for name, known in _CHOICES.items():
         value = _get(config, name)
         if value not in known:
-            hint = did_you_mean(str(value), known)
+            named = tuple(choice for choice in known if choice is not None)
+            hint = did_you_mean(str(value), named)
             raise ConfigError(
-                f"config.{name} is {value!r}, which is not known.{hint} Use {_one_of(known)}."
+                f"config.{name} is {value!r}, which is not known.{hint} Use {_one_of(named)}."
             )
 
 
@@ -208,7 +241,7 @@ _POSITIVE = ("epochs", "num_groups", "eval.batch_size", "eval.every_epochs", "mi
              "teacher.recalibration_batches")  # fmt: skip
 _NOT_NEGATIVE = ("seed", "data.num_classes", "data.image_size", "data.padding",
                  "run.checkpoint_steps", "run.sample_epochs", "steps_per_dispatch",
-                 "mask_loss.weight", "mask_loss.margin", "optimizer.min_lr",
+                 "model.drop_path", "model.dropout", "mask_loss.weight", "mask_loss.margin", "optimizer.min_lr",
                  "optimizer.weight_decay", "optimizer.mixblock_lr",
                  "optimizer.mixblock_min_lr")  # fmt: skip
 _SHARES = ("teacher.momentum", "teacher.momentum_end", "teacher.hold", "optimizer.momentum",
@@ -225,7 +258,8 @@ def _check_numbers(config: ConfigDict) -> None:
     for name in _SHARES:
         if not 0 <= _get(config, name) <= 1:
             raise ConfigError(f"config.{name} is {_get(config, name)}: it must be within 0 and 1.")
-    for name, limit in (("seed", 2**32), ("method.lam_margin", 0.5), ("optimizer.lr", math.inf)):
+    for name, limit in (("seed", 2**32), ("method.lam_margin", 0.5), ("optimizer.lr", math.inf),
+                        ("model.drop_path", 1), ("model.dropout", 1)):  # fmt: skip
         if not _get(config, name) < limit:
             raise ConfigError(f"config.{name} is {_get(config, name)}: it must be below {limit}.")
     for name in ("lr", "mixblock_lr"):

@@ -34,6 +34,12 @@ class CheckpointError(AutoMixError):
     exit_code = 66
 
 
+class WeightsError(AutoMixError):
+    """A file of weights that cannot be used as asked."""
+
+    exit_code = 67
+
+
 def did_you_mean(value: str, known: Iterable[str]) -> str:
     """A hint for an error message, with a space before it; empty where nothing is near."""
     close = difflib.get_close_matches(value, tuple(known), 1)

@@ -65,17 +65,46 @@ class Objective(Protocol):
 
 
 def forward(
-    model: nn.Module, params: PyTree, stats: PyTree, images: Array, stop_at: str | None = None
+    model: nn.Module,
+    params: PyTree,
+    stats: PyTree,
+    images: Float[Array, "b h w c"],
+    rngs: Key[Array, " g"],
+    stop_at: str | None = None,
 ) -> tuple[dict[str, Array], dict[str, Array], PyTree]:
-    """Runs a network in training mode; returns logits by head, feature maps and new statistics."""
-    (logits, features), updated = model.apply(
-        {"params": params, "batch_stats": stats},
-        images,
-        train=True,
-        stop_at=stop_at,
-        mutable=["batch_stats"],
-    )
-    return logits, features, updated.get("batch_stats", {})
+    """Runs a network in training mode, each group of the batch by itself.
+
+    Batch norm normalises a group by its own statistics, as data-parallel PyTorch does on each GPU,
+    and dropout draws from the group's own key: the numbers do not depend on how many devices share
+    the groups.
+
+    Args:
+        model: the network.
+        params: its parameters.
+        stats: its running statistics.
+        images: g groups, one after the other.
+        rngs: one key a group.
+        stop_at: name of the last feature map that is needed.
+
+    Returns:
+        Logits by head, feature maps, and the running statistics, the mean of the groups'.
+    """
+
+    def run(images, rng):
+        return model.apply(
+            {"params": params, "batch_stats": stats},
+            images,
+            train=True,
+            stop_at=stop_at,
+            mutable=["batch_stats"],
+            rngs={"dropout": rng},
+        )
+
+    grouped = images.reshape(len(rngs), -1, *images.shape[1:])
+    (logits, features), updated = jax.vmap(run)(grouped, rngs)
+    logits, features = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (logits, features))
+    stats = jax.tree.map(lambda x: x.mean(0), updated.get("batch_stats", {}))
+    return logits, features, stats
 
 
 def flatten_perm(perm: Int[Array, "g n"]) -> Int[Array, " b"]:
@@ -124,13 +153,14 @@ class MixupTraining:
         def mix_group(rng, images, labels):
             return self.mix(rng, images, labels, num_classes=self.model.num_classes)
 
+        rngs = jax.vmap(lambda rng: jax.random.fold_in(rng, 1))(draws)
         mixed = jax.vmap(mix_group)(
             draws, images.reshape(groups, -1, *images.shape[1:]), labels.reshape(groups, -1)
         )
         targets = mixed.targets.reshape(len(labels), -1)
         mixed_images = mixed.images.reshape(images.shape)
         logits, _, stats = forward(
-            self.model, params["student"], frozen.student_stats, mixed_images
+            self.model, params["student"], frozen.student_stats, mixed_images, rngs
         )
         loss = soft_cross_entropy(logits["mix"], targets)
         return loss, Outcome(

@@ -43,6 +43,7 @@ def cifar(classes: int) -> ConfigDict:
     config.data.num_classes = classes
     config.data.mean, config.data.std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
     config.data.padding_mode = "zero" if classes == 10 else "reflect"
+    config.model.stem = "cifar"
     config.epochs = 800
     return config
 

@@ -15,6 +15,7 @@ def get_config(arg=None):
     config = default_config()
     config.data.name = "folder"
     config.data.image_size = 64
+    config.model.stem = "cifar"
     config.data.mean, config.data.std = common.IMAGENET_MEAN, common.IMAGENET_STD
     config.data.padding = 8
     config.data.padding_mode = "reflect"

@@ -331,6 +331,7 @@ def run_step_case(
             lam_student=lam[1:],
             perm_mixblock=jnp.asarray(recorded[f"it{i}/index_mb"])[None],
             perm_student=jnp.asarray(recorded[f"it{i}/index_bb"])[None],
+            rngs=jax.random.split(jax.random.key(0), (1, 4)),
         )
         state, grads, outcome = compute(
             state,

@@ -18,7 +18,7 @@ from automix_jax.objective import MixupTraining
 from automix_jax.optim import by_group, sgd
 from automix_jax.schedules import ema_rate
 from automix_jax.train.state import create_state
-from automix_jax.train.step import local_groups, train_step
+from automix_jax.train.step import train_step
 
 
 def data_mesh(devices: int = 1) -> Mesh:
@@ -56,7 +56,6 @@ class Setup:
             self.model,
             num_classes=0,
             stem=self.stem,
-            bn_groups=local_groups(self.groups, self.mesh),
             **options,
         )
         optimizer = sgd(0.1, momentum=0.9, weight_decay=1e-4)

@@ -10,6 +10,7 @@ from clu import metrics
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt8
 
+from automix_jax.models.backbone import BatchNormBackbone
 from automix_jax.models.classifier import Classifier
 
 
@@ -72,10 +73,13 @@ def make_recalibrate(
 
     A teacher that stops at MixBlock's layer has seen clean images only up to there, and an average
     of parameters was never run at all: their running statistics fit no network that is evaluated.
-    The function maps (params, stats, training images, indices [batches, B], key) to the mean
+    A network without batch norm keeps what it has. The function maps (params, stats, training images, indices [batches, B], key) to the mean
     statistics of these batches, augmented as in training.
     """
-    network = model.clone(backbone=model.backbone.clone(bn_momentum=0.0))
+    if not isinstance(model.backbone, BatchNormBackbone):
+        return lambda params, stats, images, indices, rng: stats
+    backbone = model.backbone.clone(bn_momentum=0.0, drop_path=0.0, dropout=0.0)
+    network = model.clone(backbone=backbone)
     split = NamedSharding(mesh, PartitionSpec(None, "data"))
 
     @jax.jit

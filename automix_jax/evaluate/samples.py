@@ -29,7 +29,8 @@ def automix_mixer(
     def mix(teacher, stats, params, images, lam):
         perm = jnp.roll(jnp.arange(len(images)), -1)
         inputs = normalize(images)
-        _, features, _ = forward(model, teacher, stats, inputs, layer)
+        rngs = jax.random.key(0)[None]
+        _, features, _ = forward(model, teacher, stats, inputs, rngs, layer)
         projections = mixblock.apply({"params": params}, features[layer], method="project")
         mask = predict_mask(projections, lam, perm, images.shape[1:3], mixblock.upsample)
         return mask, mix_images(images.astype(jnp.float32), mask, perm)

@@ -1,33 +1,41 @@
 """The backbones: plain Flax modules that return logits and named feature maps."""
 
-from collections.abc import Callable
-from typing import Any
-
-import flax.linen as nn
+import dataclasses
+import functools
+from typing import Any, NamedTuple
 
 from automix_jax.errors import ConfigError, did_you_mean
+from automix_jax.models import convnext, mobile, resnet, transformer, wide_resnet
+from automix_jax.models.backbone import Backbone
 from automix_jax.models.classifier import Classifier
-from automix_jax.models.resnet import (
-    ResNet,
-    ResNet8,
-    ResNet18,
-    ResNet34,
-    ResNet50,
-    ResNet101,
-    ResNeXt50,
-    ResNeXt101,
-)
 
-__all__ = ["Classifier", "ResNet", "create_model", "list_models"]
+__all__ = ["Backbone", "Classifier", "create_model", "list_models", "model_options", "paper_layer"]
 
-_MODELS: dict[str, Callable[..., nn.Module]] = {
-    "resnet8": ResNet8,
-    "resnet18": ResNet18,
-    "resnet34": ResNet34,
-    "resnet50": ResNet50,
-    "resnet101": ResNet101,
-    "resnext50_32x4d": ResNeXt50,
-    "resnext101_32x4d": ResNeXt101,
+
+class _Entry(NamedTuple):
+    make: functools.partial[Backbone]
+    layer: str  # the feature map that MixBlock reads in the authors' recipes
+
+
+_MODELS = {
+    "resnet8": _Entry(resnet.ResNet8, "stage2"),
+    "resnet18": _Entry(resnet.ResNet18, "stage3"),
+    "resnet34": _Entry(resnet.ResNet34, "stage3"),
+    "resnet50": _Entry(resnet.ResNet50, "stage3"),
+    "resnet101": _Entry(resnet.ResNet101, "stage3"),
+    "resnext50_32x4d": _Entry(resnet.ResNeXt50, "stage3"),
+    "resnext101_32x4d": _Entry(resnet.ResNeXt101, "stage3"),
+    "wrn28_8": _Entry(wide_resnet.WideResNet28x8, "stage2"),
+    "wrn28_10": _Entry(wide_resnet.WideResNet28x10, "stage2"),
+    "mobilenet_v2": _Entry(mobile.MobileNetV2, "stage5"),
+    "efficientnet_b0": _Entry(mobile.EfficientNetB0, "stage5"),
+    "convnext_t": _Entry(convnext.ConvNeXtT, "stage3"),
+    "convnext_s": _Entry(convnext.ConvNeXtS, "stage3"),
+    "deit_t": _Entry(transformer.DeiTT, "block6"),
+    "deit_s": _Entry(transformer.DeiTS, "block6"),
+    "deit_b": _Entry(transformer.DeiTB, "block6"),
+    "swin_t": _Entry(transformer.SwinT, "merge3"),
+    "swin_s": _Entry(transformer.SwinS, "merge3"),
 }
 
 
@@ -36,21 +44,51 @@ def list_models() -> tuple[str, ...]:
     return tuple(_MODELS)
 
 
-def create_model(name: str, *, num_classes: int = 1000, **options: Any) -> nn.Module:
+def create_model(name: str, *, num_classes: int = 1000, **options: Any) -> Backbone:
     """Makes a backbone by name.
 
     Args:
         name: one of `list_models()`.
         num_classes: of its linear head; 0 for none, then the pooled features come instead.
-        **options: attributes of the module, such as stem, width or dtype.
+        **options: attributes of the module, such as stem, drop_path or dtype.
 
     Raises:
         ConfigError: for a name that is not known, or an option that the module does not have.
     """
+    known = model_options(name)
+    for option in options:
+        if option not in known:
+            hint = did_you_mean(option, known)
+            raise ConfigError(
+                f"model {name!r} has no option {option!r}.{hint} It takes {', '.join(known)}."
+            )
+    return _entry(name).make(num_classes=num_classes, **options)
+
+
+def model_options(name: str) -> tuple[str, ...]:
+    """The options that a model takes beside num_classes.
+
+    Raises:
+        ConfigError: for a name that is not known.
+    """
+    make = _entry(name).make
+    fixed = {"parent", "name", "num_classes", "stage_sizes", "block", "stages", "activation"}
+    return tuple(sorted({field.name for field in dataclasses.fields(make.func)} - fixed))
+
+
+def paper_layer(name: str) -> str:
+    """The feature map of a model that MixBlock reads in the authors' recipes (the paper's l).
+
+    No recipe was released for MobileNetV2 and EfficientNet-B0: theirs is the last at stride 16.
+
+    Raises:
+        ConfigError: for a name that is not known.
+    """
+    return _entry(name).layer
+
+
+def _entry(name: str) -> _Entry:
     if name not in _MODELS:
         hint = did_you_mean(name, _MODELS)
         raise ConfigError(f"model {name!r} is not known.{hint} Use {', '.join(_MODELS)}.")
-    try:
-        return _MODELS[name](num_classes=num_classes, **options)
-    except TypeError as error:
-        raise ConfigError(f"model {name!r} does not take these options: {error}.") from error
+    return _MODELS[name]

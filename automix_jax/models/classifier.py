@@ -3,7 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from automix_jax.models.layers import linear_head
+from automix_jax.models.backbone import Backbone, Features
 
 
 class Classifier(nn.Module):
@@ -18,18 +18,17 @@ class Classifier(nn.Module):
         heads: their names.
     """
 
-    backbone: nn.Module
+    backbone: Backbone
     num_classes: int
     heads: tuple[str, ...] = ("mix", "clean")
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w c"], train: bool = False, stop_at: str | None = None
-    ) -> tuple[dict[str, Float[Array, "b k"]], dict[str, Float[Array, "b _ _ _"]]]:
+    ) -> tuple[dict[str, Float[Array, "b k"]], Features]:
         """Returns logits by head and feature maps by name; no logits when `stop_at` ends early."""
         pooled, features = self.backbone(images, train, stop_at)
         if pooled is None:
             return {}, features
-        return {
-            name: linear_head(self.num_classes, name=f"head_{name}")(pooled) for name in self.heads
-        }, features
+        head = self.backbone.layers.head
+        return {name: head(pooled, self.num_classes, f"head_{name}") for name in self.heads}, features

@@ -1,17 +1,16 @@
 """ResNet (He et al., 2016) and ResNeXt (Xie et al., 2017), with the ImageNet and the CIFAR stem."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import flax.linen as nn
-from flax.typing import Dtype
 from jaxtyping import Array, Float
 
-from automix_jax.models.layers import BatchNorm, conv, global_pool, linear_head, max_pool
+from automix_jax.models.backbone import BatchNormBackbone
+from automix_jax.models.layers import Layers, drop_path, drop_path_rates, global_pool, max_pool
 
 Stem = Literal["imagenet", "cifar"]
-zeros = nn.initializers.zeros
 
 
 class BasicBlock(nn.Module):
@@ -19,20 +18,19 @@ class BasicBlock(nn.Module):
 
     width: int
     stride: int
-    norm: Callable[..., BatchNorm]
-    dtype: Dtype | None
+    layers: Layers
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c2"]:
         """Returns the block's output, its size divided by the stride."""
-        y = conv(self.width, 3, self.stride, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, train=train))
-        y = conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
-        y = self.norm(name="bn2", scale_init=zeros)(y, train=train)
-        if x.shape != y.shape:
-            x = conv(self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
-            x = self.norm(name="shortcut_bn")(x, train=train)
-        return nn.relu(x + y)
+        make = self.layers
+        y = make.conv(x, self.width, 3, self.stride, name="conv1")
+        y = nn.relu(make.batch_norm(y, train, name="bn1"))
+        y = make.conv(y, self.width, 3, name="conv2")
+        y = make.batch_norm(y, train, name="bn2", start_at_zero=True)
+        x = _shortcut(x, y, self.stride, make, train)
+        return nn.relu(x + drop_path(y, self.drop_path, train))
 
 
 class Bottleneck(nn.Module):
@@ -40,104 +38,76 @@ class Bottleneck(nn.Module):
 
     width: int
     stride: int
-    norm: Callable[..., BatchNorm]
-    dtype: Dtype | None
+    layers: Layers
+    drop_path: float = 0.0
     cardinality: int = 1
     group_width: int = 64  # channels of one group of the 3 x 3 convolution, at width 64
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c2"]:
         """Returns the block's output, its size divided by the stride."""
+        make = self.layers
         inner = max(self.width * self.group_width // 64, 1) * self.cardinality
-        outer = self.width * 4
-        y = conv(inner, 1, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, train=train))
-        y = conv(inner, 3, self.stride, groups=self.cardinality, dtype=self.dtype, name="conv2")(y)
-        y = nn.relu(self.norm(name="bn2")(y, train=train))
-        y = conv(outer, 1, dtype=self.dtype, name="conv3")(y)
-        y = self.norm(name="bn3", scale_init=zeros)(y, train=train)
-        if x.shape != y.shape:
-            x = conv(outer, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
-            x = self.norm(name="shortcut_bn")(x, train=train)
-        return nn.relu(x + y)
+        y = make.conv(x, inner, 1, name="conv1")
+        y = nn.relu(make.batch_norm(y, train, name="bn1"))
+        y = make.conv(y, inner, 3, self.stride, groups=self.cardinality, name="conv2")
+        y = nn.relu(make.batch_norm(y, train, name="bn2"))
+        y = make.conv(y, self.width * 4, 1, name="conv3")
+        y = make.batch_norm(y, train, name="bn3", start_at_zero=True)
+        x = _shortcut(x, y, self.stride, make, train)
+        return nn.relu(x + drop_path(y, self.drop_path, train))
 
 
-class ResNet(nn.Module):
-    """A residual network that also returns the feature map of every stage.
+def _shortcut(x: Array, y: Array, stride: int, make: Layers, train: bool) -> Array:
+    """The input x, projected where the branch y has another shape."""
+    if x.shape == y.shape:
+        return x
+    x = make.conv(x, y.shape[-1], 1, stride, name="shortcut_conv")
+    return make.batch_norm(x, train, name="shortcut_bn")
+
+
+class ResNet(BatchNormBackbone, kw_only=True):
+    """A residual network; its feature maps are "stem", "stage1", "stage2", ...
 
     Attributes:
         stage_sizes: blocks in each stage.
-        block: makes a block from width, stride, norm and dtype.
-        num_classes: of the linear head; 0 returns the pooled features in place of logits.
+        block: makes a block from width, stride, layers and drop path.
         stem: "imagenet" is a strided 7 x 7 convolution and a max pool, "cifar" a plain 3 x 3.
         width: channels of the stem and of the first stage's blocks; doubles with each stage.
-        bn_groups: batch norm takes its statistics within this many groups of the batch.
-        bn_momentum: share of the running statistics that a step keeps.
-        bn_unbiased: the running variance is the unbiased estimate, as in PyTorch.
-        dtype: of convolutions and activations; parameters, statistics and logits are float32.
     """
 
     stage_sizes: tuple[int, ...]
     block: Callable[..., nn.Module]
-    num_classes: int = 1000
     stem: Stem = "imagenet"
     width: int = 64
-    bn_groups: int = 1
-    bn_momentum: float = 0.9
-    bn_unbiased: bool = False
-    dtype: Dtype | None = None
 
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "b h w c"], train: bool = False, stop_at: str | None = None
-    ) -> tuple[Float[Array, "b k"] | None, dict[str, Float[Array, "b _ _ _"]]]:
-        """Returns logits [B, num_classes] and the feature maps by name.
-
-        Args:
-            images: normalised images.
-            train: batch norm uses the batch's statistics and updates "batch_stats".
-            stop_at: name of a feature map; the network ends there and the logits are None.
-
-        Raises:
-            ValueError: if stop_at names no feature map.
-        """
-        names = [f"stage{i}" for i in range(1, len(self.stage_sizes) + 1)]
-        if stop_at is not None and stop_at not in names:
-            raise ValueError(f"stop_at is {stop_at!r}: the feature maps are {', '.join(names)}.")
-        norm = functools.partial(
-            BatchNorm,
-            groups=self.bn_groups,
-            momentum=self.bn_momentum,
-            unbiased=self.bn_unbiased,
-            dtype=self.dtype,
-        )
+    @nn.nowrap
+    def trunk(self, images: Float[Array, "b h w c"], train: bool) -> Iterator[tuple[str, Array]]:
+        """Yields the outputs of the stem, after its max pool, and of each stage."""
+        make = self.layers
         kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        x = conv(self.width, kernel, stride, dtype=self.dtype, name="stem_conv")(images)
-        x = nn.relu(norm(name="stem_bn")(x, train=train))
+        x = make.conv(images, self.width, kernel, stride, name="stem_conv")
+        x = nn.relu(make.batch_norm(x, train, name="stem_bn"))
         if self.stem == "imagenet":
             x = max_pool(x, 3, 2)
+        yield "stem", x
 
-        features = {}
-        for i, (name, blocks) in enumerate(zip(names, self.stage_sizes, strict=True)):
+        rates = iter(drop_path_rates(self.drop_path, sum(self.stage_sizes)))
+        for i, blocks in enumerate(self.stage_sizes):
+            stage = f"stage{i + 1}"
             for j in range(blocks):
                 stride = 2 if i > 0 and j == 0 else 1
-                x = self.block(
-                    self.width * 2**i, stride, norm, self.dtype, name=f"{name}_block{j + 1}"
-                )(x, train)
-            features[name] = x
-            if name == stop_at:
-                return None, features
-        pooled = global_pool(x)
-        if not self.num_classes:
-            return pooled, features
-        return linear_head(self.num_classes)(pooled), features
+                name = f"{stage}_block{j + 1}"
+                x = self.block(self.width * 2**i, stride, make, next(rates), name=name)(x, train)
+            yield stage, x
+        yield "pooled", global_pool(x)
 
 
-ResNet8 = functools.partial(ResNet, (1, 1, 1), BasicBlock, width=16)
-ResNet18 = functools.partial(ResNet, (2, 2, 2, 2), BasicBlock)
-ResNet34 = functools.partial(ResNet, (3, 4, 6, 3), BasicBlock)
-ResNet50 = functools.partial(ResNet, (3, 4, 6, 3), Bottleneck)
-ResNet101 = functools.partial(ResNet, (3, 4, 23, 3), Bottleneck)
+ResNet8 = functools.partial(ResNet, stage_sizes=(1, 1, 1), block=BasicBlock, width=16)
+ResNet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)
+ResNet34 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock)
+ResNet50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck)
+ResNet101 = functools.partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck)
 _ResNeXtBlock = functools.partial(Bottleneck, cardinality=32, group_width=4)
-ResNeXt50 = functools.partial(ResNet, (3, 4, 6, 3), _ResNeXtBlock)
-ResNeXt101 = functools.partial(ResNet, (3, 4, 23, 3), _ResNeXtBlock)
+ResNeXt50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block=_ResNeXtBlock)
+ResNeXt101 = functools.partial(ResNet, stage_sizes=(3, 4, 23, 3), block=_ResNeXtBlock)

@@ -24,7 +24,7 @@ from automix_jax.models import Classifier, create_model
 from automix_jax.objective import MixupTraining, Objective
 from automix_jax.train import metrics as metrics_lib
 from automix_jax.train.state import TrainState, create_state
-from automix_jax.train.step import local_groups, train_step
+from automix_jax.train.step import train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Experiment:
 
     Attributes:
         mesh: one axis, "data", over all devices.
-        model: the networks with batch norm over the whole batch, for evaluation.
+        model: the networks of student and teacher.
         objective: the method, as `train_step` wants it.
         mixblock: None for a plain method.
         create: makes the state from a key.
@@ -88,13 +88,12 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     config_lib.validate_data(config, dataset)
     mesh = make_mesh()
     height, width, channels = dataset.train.images.shape[1:]
-    model = make_model(config, dataset.num_classes, bn_groups=1)
-    grouped = make_model(config, dataset.num_classes, local_groups(config.num_groups, mesh))
+    model = make_model(config, dataset.num_classes)
     check_layer(config, model, (height, width, channels))
     steps_per_epoch = len(dataset.train.labels) // config.batch_size
     lr = make_lr(config, steps_per_epoch)
     mixblock = make_mixblock(config) if config.method.name == "automix" else None
-    objective = make_objective(config, grouped, mixblock, config.epochs * steps_per_epoch)
+    objective = make_objective(config, model, mixblock, config.epochs * steps_per_epoch)
     tx = make_optimizer(config, lr)
     normalise = functools.partial(
         normalize,
@@ -111,11 +110,11 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     create = jax.jit(
         functools.partial(
             create_state,
-            model=grouped,
+            model=model,
             tx=tx,
             image_shape=(height, width, channels),
             mixblock=mixblock,
-            layer=config.model.layer,
+            layer=config_lib.layer(config),
             teacher=config.teacher.enabled,
         ),
         out_shardings=replicated(mesh),
@@ -183,17 +182,11 @@ def make_run_steps(step: Callable, mesh: Mesh) -> jax.stages.Wrapped:
     return jax.jit(run_steps, donate_argnums=(0, 1), out_shardings=replicated(mesh))
 
 
-def make_model(config: ConfigDict, num_classes: int, bn_groups: int) -> Classifier:
+def make_model(config: ConfigDict, num_classes: int) -> Classifier:
     """The network of student and teacher."""
-    options = {"width": config.model.width} if config.model.width else {}
+    options = config_lib.model_options(config)
     backbone = create_model(
-        config.model.name,
-        num_classes=0,
-        stem=config.model.stem,
-        bn_groups=bn_groups,
-        bn_unbiased=config.model.bn_unbiased,
-        dtype=compute_dtype(config),
-        **options,
+        config.model.name, num_classes=0, dtype=compute_dtype(config), **options
     )
     return Classifier(backbone, num_classes, config_lib.heads(config))
 
@@ -214,7 +207,7 @@ def make_objective(
     return AutoMix(
         model=model,
         mixblock=mixblock,
-        layer=config.model.layer,
+        layer=config_lib.layer(config),
         mask_weight=schedules.mask_weight(loss.schedule, loss.weight, total_steps),
         mask_form=loss.form,
         mask_margin=loss.margin,
@@ -274,7 +267,7 @@ def check_layer(config: ConfigDict, model: Classifier, image_shape: tuple[int, i
         return features
 
     features = jax.eval_shape(feature_maps, jnp.zeros((2, *image_shape)))
-    layer = config.model.layer
+    layer = config_lib.layer(config)
     if layer not in features:
         raise ConfigError(
             f"config.model.layer is {layer!r}, but {config.model.name} has"

@@ -336,7 +336,7 @@ class _Run:
         mix = samples.automix_mixer(
             self.experiment.model,
             self.experiment.mixblock,
-            self.config.model.layer,
+            config_lib.layer(self.config),
             self.experiment.normalize,
         )
         return lambda state, images, lam: mix(

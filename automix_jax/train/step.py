@@ -20,15 +20,6 @@ from automix_jax.train.state import TrainState
 Preprocess = Callable[[PRNGKeyArray, Array], Array]  # (key, images of a group) -> normalised
 
 
-def local_groups(num_groups: int, mesh: Mesh) -> int:
-    """How many groups the objective sees at once, which is what its batch norms must be told.
-
-    Its own share where the groups divide among the devices; otherwise all, and the compiler
-    splits the arrays inside the groups, at the price of more communication.
-    """
-    return num_groups // mesh.size if num_groups % mesh.size == 0 else num_groups
-
-
 def train_step(
     state: TrainState,
     images: Shaped[Array, "b h w c"],
@@ -47,11 +38,13 @@ def train_step(
         state: before the step.
         images: a batch as it is stored, for `preprocess`.
         labels: their classes.
-        objective: the method; its network's batch norms have `local_groups(num_groups, mesh)`.
+        objective: the method.
         tx: optimizer of `state.params`.
         ema_rate: schedule of the share by which the teacher follows the student.
         preprocess: augments and normalises the images of one group.
-        num_groups: of the batch.
+        num_groups: of the batch. Where they divide among the devices each computes its own share;
+            otherwise the compiler splits the arrays inside the groups, at the price of more
+            communication.
         mesh: one axis, "data".
 
     Returns:

@@ -1,0 +1,98 @@
+"""What every backbone is: named feature maps, one after the other, and a head on the last."""
+
+from collections.abc import Iterator
+
+import flax.linen as nn
+from flax.typing import Dtype
+from jaxtyping import Array, Float
+
+from automix_jax.models.layers import Init, Layers
+
+Features = dict[str, Float[Array, "b _ _ _"]]
+
+
+class Backbone(nn.Module, kw_only=True):
+    """A network that returns logits and the feature map of every stage.
+
+    A subclass says how it comes from images to maps (`trunk`) and what its layers have in common
+    (`layers`).
+
+    Attributes:
+        num_classes: of the linear head; 0 returns the pooled features in place of logits.
+        init_scheme: "paper", or "torch_default" for PyTorch's layer defaults.
+        drop_path: rate of stochastic depth at the last block; it rises to it linearly.
+        dropout: rate of dropout on the pooled features.
+        dtype: of convolutions and matrix products; parameters, statistics and logits are float32.
+
+    In training, drop path and dropout draw from the key in `rngs={"dropout": key}`.
+    """
+
+    num_classes: int = 1000
+    init_scheme: Init = "paper"
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    dtype: Dtype | None = None
+
+    @property
+    def layers(self) -> Layers:
+        """What the layers have in common."""
+        return Layers(self.dtype, self.init_scheme)
+
+    @nn.nowrap
+    def trunk(self, images: Float[Array, "b h w c"], train: bool) -> Iterator[tuple[str, Array]]:
+        """Yields the feature maps [B, h, w, C] by name, in order, and at last "pooled" [B, C].
+
+        It runs inside `__call__`, and only as far as it is asked to: layers beyond are not made.
+        """
+        raise NotImplementedError
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b h w c"], train: bool = False, stop_at: str | None = None
+    ) -> tuple[Float[Array, "b k"] | None, Features]:
+        """Returns logits [B, num_classes] and the feature maps by name.
+
+        Args:
+            images: normalised images.
+            train: batch norm uses the batch's statistics and updates "batch_stats"; dropout and
+                drop path are active.
+            stop_at: name of a feature map; the network ends there and the logits are None.
+
+        Raises:
+            ValueError: if stop_at names no feature map, or the images do not suit the network.
+        """
+        features: Features = {}
+        for name, x in self.trunk(images, train):
+            if name == "pooled":
+                break
+            features[name] = x
+            if name == stop_at:
+                return None, features
+        if stop_at is not None:
+            raise ValueError(f"stop_at is {stop_at!r}: the feature maps are {', '.join(features)}.")
+        pooled = nn.Dropout(self.dropout)(x, deterministic=not train)
+        if not self.num_classes:
+            return pooled, features
+        return self.layers.head(pooled, self.num_classes), features
+
+
+class BatchNormBackbone(Backbone, kw_only=True):
+    """A backbone with batch norm.
+
+    Attributes:
+        bn_momentum: share of the running statistics that a step keeps.
+        bn_unbiased: the running variance is the unbiased estimate, as in PyTorch.
+    """
+
+    bn_momentum: float = 0.9
+    bn_unbiased: bool = False
+
+    @property
+    def layers(self) -> Layers:
+        """What the layers have in common."""
+        return Layers(
+            self.dtype,
+            self.init_scheme,
+            bn_momentum=self.bn_momentum,
+            bn_unbiased=self.bn_unbiased,
+        )
