@@ -11,7 +11,7 @@ from automix_jax.mixups import list_mixups
 from automix_jax.models import create_model, list_models, paper_layer
 
 if TYPE_CHECKING:
-    from automix_jax.data import Dataset
+    from automix_jax.data import Facts
 
 METHODS = ("automix", *list_mixups())
 MIN_GROUP = 4  # images a group: pairs to choose from, and a variance for batch norm
@@ -28,7 +28,7 @@ def default_config() -> ConfigDict:
     config.num_groups = 1
     # One compiled program takes this many; 0: one on CPU, about a hundred on GPU and TPU.
     config.steps_per_dispatch = 0
-    # A file of weights (.safetensors, .pth), or a folder of `automix import-weights`, to start from.
+    # To start from: a .safetensors or .pth file, or a folder of `automix import-weights`.
     config.init_from = ""
     config.compute_dtype = "auto"  # auto (bfloat16 on GPU and TPU), float32, bfloat16
 
@@ -119,29 +119,29 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     create_model(config.model.name, **model_options(config))  # refuses options it does not have
 
 
-def validate_data(config: ConfigDict, dataset: "Dataset") -> None:
+def validate_data(config: ConfigDict, facts: "Facts") -> None:
     """Checks the fields that only the data can refute.
 
     Raises:
         ConfigError: naming the field, its value and the remedy.
     """
-    declared, found = config.data.num_classes, dataset.num_classes
+    declared, found = config.data.num_classes, facts.num_classes
     if declared and declared != found:
         raise ConfigError(
-            f"config.data.num_classes is {declared}, but {dataset.name} has {found} classes: set it"
+            f"config.data.num_classes is {declared}, but {facts.name} has {found} classes: set it"
             f" to {found}, or to 0 to take the data's."
         )
     if found < 2:
         raise ConfigError(
-            f"config.data.name {dataset.name} has {found} class: a classifier needs two or more."
+            f"config.data.name {facts.name} has {found} class: a classifier needs two or more."
         )
-    images = len(dataset.train.labels)
+    images = facts.train_images
     if config.batch_size > images:
         raise ConfigError(
             f"config.batch_size is {config.batch_size}, more than the {images} training images of"
-            f" {dataset.name}: use {images} or less."
+            f" {facts.name}: use {images} or less."
         )
-    height, width, channels = dataset.train.images.shape[1:]
+    height, width, channels = facts.image_shape
     for name in ("mean", "std"):
         length = len(config.data[name])
         if length not in (1, channels):
@@ -157,17 +157,20 @@ def validate_data(config: ConfigDict, dataset: "Dataset") -> None:
         )
 
 
+def architecture(config: ConfigDict) -> dict[str, Any]:
+    """The options of the backbone, as far as they are set, that its weights depend on."""
+    names = ("stem", "width", "convention")
+    return {name: config.model[name] for name in names if config.model[name] is not None}
+
+
 def model_options(config: ConfigDict) -> dict[str, Any]:
     """The options of the backbone that the configuration sets."""
     model = config.model
-    options = {
+    options = architecture(config) | {
         "init_scheme": model.init,
         "drop_path": model.drop_path,
         "dropout": model.dropout,
     }
-    for name in ("stem", "width", "convention"):
-        if model[name] is not None:
-            options[name] = model[name]
     if model.bn_unbiased:
         options["bn_unbiased"] = True
     return options
@@ -175,7 +178,8 @@ def model_options(config: ConfigDict) -> dict[str, Any]:
 
 def layer(config: ConfigDict) -> str:
     """The feature map that MixBlock reads."""
-    return config.model.layer or paper_layer(config.model.name)
+    chosen = config.model.layer
+    return paper_layer(config.model.name) if chosen is None else chosen
 
 
 def heads(config: ConfigDict) -> tuple[str, ...]:
@@ -241,8 +245,8 @@ _POSITIVE = ("epochs", "num_groups", "eval.batch_size", "eval.every_epochs", "mi
              "teacher.recalibration_batches")  # fmt: skip
 _NOT_NEGATIVE = ("seed", "data.num_classes", "data.image_size", "data.padding",
                  "run.checkpoint_steps", "run.sample_epochs", "steps_per_dispatch",
-                 "model.drop_path", "model.dropout", "mask_loss.weight", "mask_loss.margin", "optimizer.min_lr",
-                 "optimizer.weight_decay", "optimizer.mixblock_lr",
+                 "model.drop_path", "model.dropout", "mask_loss.weight", "mask_loss.margin",
+                 "optimizer.min_lr", "optimizer.weight_decay", "optimizer.mixblock_lr",
                  "optimizer.mixblock_min_lr")  # fmt: skip
 _SHARES = ("teacher.momentum", "teacher.momentum_end", "teacher.hold", "optimizer.momentum",
            "optimizer.mixblock_momentum")  # fmt: skip

@@ -132,7 +132,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Raises ConfigError, before anything is compiled, for what would fail later."""
-    build(make_config(args, "automix"), make_dataset(args))  # checks sizes and names
+    build(make_config(args, "automix"), make_dataset(args).facts)  # checks sizes and names
     if args.out and (args.out.is_dir() or not os.access(args.out.resolve().parent, os.W_OK)):
         raise ConfigError(f"--out={args.out} cannot be written: name a file in a folder of yours.")
     if not args.torch:
@@ -181,7 +181,7 @@ def make_dataset(args: argparse.Namespace) -> Dataset:
 def jax_case(args: argparse.Namespace, method: str) -> Case:
     """Compiles the training program of a method and puts its arguments on the device."""
     data, key = make_dataset(args).train, named_key(0, "state")
-    experiment = build(make_config(args, method), make_dataset(args))
+    experiment = build(make_config(args, method), make_dataset(args).facts)
     mesh, run_steps = experiment.mesh, experiment.run_steps
     batch = jax.device_put((data.images, data.labels), replicated(mesh))
     order = np.tile(np.arange(args.batch, dtype=np.int32), (args.steps_per_dispatch, 1))

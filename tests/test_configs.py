@@ -34,7 +34,7 @@ def test_recipe_builds(recipe, argument):
     with config.unlocked():
         config.batch_size = 104  # the tests have eight devices
     config_lib.validate(config, 8)
-    experiment = build(config, stand_in(config))
+    experiment = build(config, stand_in(config).facts)
     state = jax.eval_shape(experiment.create, jax.random.key(0))
     assert ("mixblock" in state.params) == (config.method.name == "automix")
     assert bool(state.teacher) == config.teacher.enabled

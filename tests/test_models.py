@@ -172,7 +172,7 @@ def widths_and_sides(features):
 
 
 # MixBlock with one projection each for query and key and without the ratio's channel: trunk, two
-# heads of 200 classes and MixBlock. For RX-50 the paper's first two layers are the stem and stage 1.
+# heads of 200 classes and MixBlock. RX-50's first two layers in the paper are stem and stage 1.
 TABLE_9 = {
     "resnet18": {
         "stage1": 11_378_257, "stage2": 11_390_673, "stage3": 11_440_081, "stage4": 11_637_201
@@ -263,7 +263,7 @@ def test_stopping_early(small, stage, train):
 def test_stopping_at_what_there_is_not(small):
     model, variables, images, _ = small
     for name in ("stage4", "pooled", ""):
-        with pytest.raises(ValueError, match=f"stop_at is '{name}': .*stem, stage1, stage2, stage3"):
+        with pytest.raises(ValueError, match=f"stop_at is '{name}': .*stem, stage1, stage2"):
             model.apply(variables, images, stop_at=name)
 
 
@@ -544,7 +544,7 @@ def test_groups_are_networks_of_their_own(small):
 
 
 def test_drop_path():
-    """Whole images, with the rate as probability; what stays is scaled up; nothing in evaluation."""
+    """Whole images, with the rate as probability; what stays is scaled up."""
     layer = Made(lambda make, x: drop_path(x, 0.25, True))
     x = 1 + jax.random.uniform(jax.random.key(0), (4000, 2, 3))
     out = layer.apply({}, x, rngs={"dropout": jax.random.key(1)})
@@ -595,7 +595,9 @@ def test_torch_default_initialisation(name):
             # A uniform's deviation is bound / sqrt(3), to five standard errors.
             if leaf.size > 50:
                 deviation = bound / np.sqrt(3)
-                np.testing.assert_allclose(leaf.std(), deviation, rtol=5 * 0.45 / np.sqrt(leaf.size))
+                np.testing.assert_allclose(
+                    leaf.std(), deviation, rtol=5 * 0.45 / np.sqrt(leaf.size)
+                )
                 np.testing.assert_allclose(leaf.mean(), 0, atol=5 * deviation / np.sqrt(leaf.size))
             kernels += path[-1].key == "kernel"
         else:
@@ -613,7 +615,7 @@ def test_initial_parameters_of_transformers(name):
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = [entry.key for entry in path]
         if names[0] == "patch":
-            assert 0.9 < np.abs(leaf).max() * np.sqrt(np.prod(params["patch"]["kernel"].shape[:3]))
+            assert np.abs(leaf).max() * np.sqrt(np.prod(params["patch"]["kernel"].shape[:3])) > 0.9
         elif names[-1] in ("kernel", "bias_table", "cls", "positions"):
             std = 0.01 if names[0] == "head" and name == "convnext_t" else 0.02
             np.testing.assert_allclose(leaf.std(), std, rtol=5 / np.sqrt(2 * leaf.size))

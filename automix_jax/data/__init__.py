@@ -3,8 +3,16 @@
 `automix_jax.data.augment` is imported on its own, because it alone needs JAX.
 """
 
-from automix_jax.data.dataset import Dataset, Split
+from automix_jax.data.dataset import Dataset, Facts, Split
 from automix_jax.data.order import batch_indices, data_order
 from automix_jax.data.sources import list_datasets, load_dataset
 
-__all__ = ["Dataset", "Split", "batch_indices", "data_order", "list_datasets", "load_dataset"]
+__all__ = [
+    "Dataset",
+    "Facts",
+    "Split",
+    "batch_indices",
+    "data_order",
+    "list_datasets",
+    "load_dataset",
+]

@@ -24,6 +24,29 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
+class Facts:
+    """What there is to know of a dataset without its images.
+
+    Attributes:
+        name: of the dataset.
+        class_names: of its K classes.
+        image_shape: (H, W, C) of every image.
+        train_images, test_images: how many there are.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    train_images: int
+    test_images: int
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes."""
+        return len(self.class_names)
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset:
     """A training and a test split with the same image shape and the same K classes."""
 
@@ -36,6 +59,18 @@ class Dataset:
     def num_classes(self) -> int:
         """K, the number of classes."""
         return len(self.class_names)
+
+    @property
+    def facts(self) -> Facts:
+        """All but the images."""
+        height, width, channels = self.train.images.shape[1:]
+        return Facts(
+            name=self.name,
+            class_names=self.class_names,
+            image_shape=(height, width, channels),
+            train_images=len(self.train.labels),
+            test_images=len(self.test.labels),
+        )
 
 
 def make_split(

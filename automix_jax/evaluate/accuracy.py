@@ -73,7 +73,9 @@ def make_recalibrate(
 
     A teacher that stops at MixBlock's layer has seen clean images only up to there, and an average
     of parameters was never run at all: their running statistics fit no network that is evaluated.
-    A network without batch norm keeps what it has. The function maps (params, stats, training images, indices [batches, B], key) to the mean
+    A network without batch norm keeps what it has.
+
+    The function maps (params, stats, training images, indices [batches, B], key) to the mean
     statistics of these batches, augmented as in training.
     """
     if not isinstance(model.backbone, BatchNormBackbone):

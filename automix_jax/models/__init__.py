@@ -13,7 +13,7 @@ __all__ = ["Backbone", "Classifier", "create_model", "list_models", "model_optio
 
 
 class _Entry(NamedTuple):
-    make: functools.partial[Backbone]
+    make: functools.partial[Any]
     layer: str  # the feature map that MixBlock reads in the authors' recipes
 
 
@@ -71,9 +71,9 @@ def model_options(name: str) -> tuple[str, ...]:
     Raises:
         ConfigError: for a name that is not known.
     """
-    make = _entry(name).make
+    module: Any = _entry(name).make.func
     fixed = {"parent", "name", "num_classes", "stage_sizes", "block", "stages", "activation"}
-    return tuple(sorted({field.name for field in dataclasses.fields(make.func)} - fixed))
+    return tuple(sorted({field.name for field in dataclasses.fields(module)} - fixed))
 
 
 def paper_layer(name: str) -> str:

@@ -31,4 +31,6 @@ class Classifier(nn.Module):
         if pooled is None:
             return {}, features
         head = self.backbone.layers.head
-        return {name: head(pooled, self.num_classes, f"head_{name}") for name in self.heads}, features
+        return {
+            name: head(pooled, self.num_classes, f"head_{name}") for name in self.heads
+        }, features

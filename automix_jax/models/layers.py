@@ -14,6 +14,7 @@ Init = Literal["paper", "torch_default"]
 Initializer = nn.initializers.Initializer
 
 # He et al. (2015) as PyTorch's kaiming_normal_(mode="fan_out"): an untruncated normal.
+small_normal = nn.initializers.normal(0.01)
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -82,7 +83,7 @@ class Layers:
     dtype: Dtype | None = None
     init: Init = "paper"
     kernel_init: Initializer = kaiming_normal
-    head_init: Initializer = nn.initializers.normal(0.01)
+    head_init: Initializer = small_normal
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
     bn_unbiased: bool = False
@@ -174,9 +175,9 @@ class Layers:
 
 
 def drop_path(x: Array, rate: float, train: bool) -> Array:
-    """Leaves out the whole residual branch of an image with probability `rate` (Huang et al., 2016).
+    """Leaves out the residual branch of a whole image with a probability (Huang et al., 2016).
 
-    What stays is divided by 1 - rate. The draws come from the module's "dropout" key.
+    What stays is divided by one minus it. The draws come from the module's "dropout" key.
     """
     everything_else = tuple(range(1, x.ndim))
     return nn.Dropout(rate, broadcast_dims=everything_else)(x, deterministic=not train)

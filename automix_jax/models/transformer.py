@@ -46,7 +46,7 @@ def _perceptron(x: Float[Array, "*b c"], make: Layers) -> Float[Array, "*b c"]:
 
 
 class TransformerBlock(nn.Module):
-    """Attention among all tokens and a perceptron, each normalised before and added to its input."""
+    """Attention among all tokens, then a perceptron; each reads a norm and adds to its input."""
 
     heads: int
     layers: Layers
@@ -123,7 +123,7 @@ class WindowBlock(nn.Module):
     Attributes:
         heads: of the attention.
         layers: what the layers have in common.
-        shifted: whether the windows are moved by half their size, against those of the block before.
+        shifted: whether the windows are moved by half their size.
         drop_path: rate of stochastic depth.
     """
 
@@ -138,14 +138,13 @@ class WindowBlock(nn.Module):
         make = self.layers
         grid = (x.shape[1], x.shape[2])
         window = (min(_WINDOW, grid[0]), min(_WINDOW, grid[1]))
-        shift = tuple(
-            _WINDOW // 2 if self.shifted and side > _WINDOW else 0 for side in grid
-        )
+        by = _WINDOW // 2 if self.shifted else 0
+        shift = (by * (grid[0] > _WINDOW), by * (grid[1] > _WINDOW))
         start = nn.initializers.zeros if make.init == "torch_default" else _normal
         table = self.param("bias_table", start, ((2 * _WINDOW - 1) ** 2, self.heads))
         bias = jnp.moveaxis(table[_offsets(window)], -1, 0)[None]  # [1, heads, n, n]
         if any(shift):
-            bias = bias + _barriers(grid, window, shift)[:, None]  # [windows, heads, n, n]
+            bias = bias + jnp.asarray(_barriers(grid, window, shift))[:, None]  # [windows, heads, n, n]
 
         y = make.layer_norm(x, name="norm1")
         y = jnp.roll(y, (-shift[0], -shift[1]), (1, 2))
@@ -168,9 +167,7 @@ def _offsets(window: tuple[int, int]) -> np.ndarray:
     return down * (2 * _WINDOW - 1) + right
 
 
-def _barriers(
-    grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]
-) -> np.ndarray:
+def _barriers(grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]) -> np.ndarray:
     """-100 between positions that only the cyclic shift has made neighbours [windows, n, n]."""
     region = [np.zeros(side + -side % w, int) for side, w in zip(grid, window, strict=True)]
     for labels, w, s in zip(region, window, shift, strict=True):

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from automix_jax import config as config_lib
 from automix_jax import mixups, optim, schedules
 from automix_jax.automix import AutoMix
-from automix_jax.data import Dataset
+from automix_jax.data import Facts
 from automix_jax.data.augment import augment, normalize
 from automix_jax.errors import ConfigError
 from automix_jax.mixblock import MixBlock
@@ -79,18 +79,17 @@ def compute_dtype(config: ConfigDict) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def build(config: ConfigDict, dataset: Dataset) -> Experiment:
+def build(config: ConfigDict, facts: Facts) -> Experiment:
     """Builds an experiment; the configuration has been validated.
 
     Raises:
         ConfigError: if the data and the configuration disagree, or the layer does not exist.
     """
-    config_lib.validate_data(config, dataset)
+    config_lib.validate_data(config, facts)
     mesh = make_mesh()
-    height, width, channels = dataset.train.images.shape[1:]
-    model = make_model(config, dataset.num_classes)
-    check_layer(config, model, (height, width, channels))
-    steps_per_epoch = len(dataset.train.labels) // config.batch_size
+    model = make_model(config, facts.num_classes)
+    check_layer(config, model, facts.image_shape)
+    steps_per_epoch = facts.train_images // config.batch_size
     lr = make_lr(config, steps_per_epoch)
     mixblock = make_mixblock(config) if config.method.name == "automix" else None
     objective = make_objective(config, model, mixblock, config.epochs * steps_per_epoch)
@@ -112,7 +111,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             create_state,
             model=model,
             tx=tx,
-            image_shape=(height, width, channels),
+            image_shape=facts.image_shape,
             mixblock=mixblock,
             layer=config_lib.layer(config),
             teacher=config.teacher.enabled,

@@ -53,20 +53,24 @@ class Checkpoints:
             if manager is self._best:
                 manager.wait_until_finished()
 
-    def restore(self, template: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+    def restore(
+        self, template: PyTree, *, best: bool = False
+    ) -> tuple[PyTree, dict[str, Any]] | None:
         """Restores the newest checkpoint, or returns None where there is none.
 
         Args:
             template: what was saved, as `jax.ShapeDtypeStruct`s with shardings.
+            best: the best one instead.
 
         Raises:
             CheckpointError: if the newest checkpoint cannot be read; nothing is deleted.
         """
-        step = self.latest_step()
+        manager = self._best if best else self._last
+        step = manager.latest_step()
         if step is None:
             return None
         try:
-            restored = self._last.restore(
+            restored = manager.restore(
                 step,
                 args=ocp.args.Composite(
                     arrays=ocp.args.StandardRestore(template), info=ocp.args.JsonRestore()
@@ -74,7 +78,7 @@ class Checkpoints:
             )
         except Exception as error:  # Orbax raises many kinds for a damaged or foreign checkpoint
             raise CheckpointError(
-                f"checkpoint {self.folder / 'last' / str(step)} cannot be read"
+                f"checkpoint {Path(manager.directory) / str(step)} cannot be read"
                 f" ({type(error).__name__}: {' '.join(str(error).split())[:200]}). Move it away to"
                 " resume from the one before, or choose another --workdir; nothing was deleted."
             ) from error

@@ -23,14 +23,17 @@ from automix_jax import config as config_lib
 from automix_jax.data import Dataset, batch_indices, load_dataset
 from automix_jax.errors import ConfigError, NumbersError
 from automix_jax.evaluate import samples
-from automix_jax.evaluate.accuracy import make_evaluate, make_recalibrate
+from automix_jax.evaluate.accuracy import make_evaluate
 from automix_jax.objective import MixupTraining
 from automix_jax.train import metrics as metrics_lib
+from automix_jax.train import warm_start
 from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.build import Experiment, build, compute_dtype, named_key, replicated
 from automix_jax.train.checkpoint import Checkpoints, template
 from automix_jax.train.logging import Logger
 from automix_jax.train.state import TrainState
+from automix_jax.train.teacher import make_teacher_stats
+from automix_jax.weights import Pretrained
 
 _STEPS_PER_DISPATCH = 100  # on accelerators, where starting a program costs as much as a small step
 
@@ -56,11 +59,13 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     dataset = load_dataset(
         config.data.name, config.data.path or None, config.data.image_size or None
     )
-    experiment = build(config, dataset)
+    pretrained = warm_start.read(config)
+    config = warm_start.settle(config, pretrained)
+    experiment = build(config, dataset.facts)
     workdir = Path(workdir).expanduser()
     config = _resolve(config, len(dataset.train.labels) // config.batch_size)
-    workdir_lib.claim(workdir, config)
-    return _Run(config, workdir, dataset, experiment).train()
+    workdir_lib.claim(workdir, config, dataset.facts)
+    return _Run(config, workdir, dataset, experiment, pretrained).train()
 
 
 def _resolve(config: ConfigDict, steps_per_epoch: int) -> ConfigDict:
@@ -80,9 +85,17 @@ def _resolve(config: ConfigDict, steps_per_epoch: int) -> ConfigDict:
 class _Run:
     """One start of a run: the objects that live as long as the process."""
 
-    def __init__(self, config: ConfigDict, workdir: Path, dataset: Dataset, experiment: Experiment):
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        dataset: Dataset,
+        experiment: Experiment,
+        pretrained: Pretrained | None,
+    ):
         self.config, self.workdir = config, workdir
         self.dataset, self.experiment = dataset, experiment
+        self.pretrained = pretrained
         self.steps_per_epoch = len(dataset.train.labels) // config.batch_size
         self.total_steps = config.epochs * self.steps_per_epoch
         self.seconds: dict[str, float] = collections.defaultdict(float)
@@ -99,11 +112,7 @@ class _Run:
         self.evaluate = make_evaluate(
             experiment.model, experiment.normalize, experiment.mesh, config.eval.batch_size
         )
-        self.recalibrate = make_recalibrate(
-            experiment.model,
-            lambda rng, images: experiment.normalize(experiment.augment(rng, images)),
-            experiment.mesh,
-        )
+        self.teacher_stats = make_teacher_stats(config, experiment)
 
     def train(self) -> dict[str, Any]:
         """The run from where it stands to its end."""
@@ -163,7 +172,11 @@ class _Run:
             self.best = info["best"]
             return restored["state"], restored["metrics"]
         with self.clock("compile"):
-            state = jax.block_until_ready(self.experiment.create(rng))
+            state = self.experiment.create(rng)
+            if self.pretrained is not None:
+                classes, mesh = self.dataset.num_classes, self.experiment.mesh
+                state = warm_start.start_from(state, self.pretrained, classes, mesh)
+            jax.block_until_ready(state)
         return state, self.experiment.create_metrics()
 
     def introduce(self, logger: Logger, state: TrainState, step: int) -> None:
@@ -189,6 +202,12 @@ class _Run:
             logger.say(
                 f"{config.num_groups} group(s) do not divide among {devices} devices: the numbers"
                 " stay the same, but images cross between devices in every step."
+            )
+        if self.pretrained is not None:
+            taken = self.pretrained.num_classes == data.num_classes
+            logger.say(
+                f"starting from {config.init_from}, {'with' if taken else 'without'} its classifier"
+                f" of {self.pretrained.num_classes} classes"
             )
         if step:
             logger.say(f"resuming at step {step} of {self.total_steps}")
@@ -300,7 +319,7 @@ class _Run:
         """The metrics of every head of both networks on the test images."""
         networks = {"student": (state.params["student"], state.student_stats)}
         if state.teacher:
-            networks["teacher"] = (state.teacher, self.teacher_stats(state))
+            networks["teacher"] = (state.teacher, self.teacher_stats(state, self.images))
         result = {}
         for network, (params, stats) in networks.items():
             values = self.evaluate(params, stats, self.test_images, self.test_labels)
@@ -308,23 +327,6 @@ class _Run:
                 kind, head = name.split("_", 1)
                 result[f"{kind}_{network}_{head}"] = value
         return result
-
-    def teacher_stats(self, state: TrainState) -> Any:
-        """The running statistics to evaluate the teacher with: its own where they are whole."""
-        if self.config.method.name == "automix" and self.config.teacher.full_forward:
-            return state.teacher_stats
-        size = len(self.dataset.train.labels)
-        batch = self.config.batch_size
-        count = min(self.config.teacher.recalibration_batches, size // batch)
-        epoch = int(state.step) // self.steps_per_epoch  # whose order, not yet trained on, is used
-        indices = np.stack(
-            [
-                batch_indices(self.config.seed, epoch * self.steps_per_epoch + i, batch, size)
-                for i in range(count)
-            ]
-        ).astype(np.int32)
-        rng = jax.random.fold_in(named_key(self.config.seed, "recalibrate"), state.step)
-        return self.recalibrate(state.teacher, state.teacher_stats, self.images, indices, rng)
 
     @functools.cached_property
     def mixer(self):

@@ -1,5 +1,6 @@
 """A run's folder: whose it is, and what it says at the end."""
 
+import dataclasses
 import json
 import statistics
 from collections.abc import Sequence
@@ -9,13 +10,15 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.table import Table
 
+from automix_jax.data import Facts
 from automix_jax.errors import CheckpointError
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
+def claim(workdir: Path, config: ConfigDict, facts: Facts) -> None:
     """Makes the folder of a run, or makes sure that it belongs to this configuration.
 
-    The section `config.run` may differ: it changes no number.
+    The folder then says what was trained, and on what: config.json and dataset.json. The section
+    `config.run` may differ: it changes no number.
 
     Raises:
         CheckpointError: if the folder is another run's, or cannot be used; nothing is changed.
@@ -32,6 +35,8 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         if path.exists():
             _check_same(json.loads(path.read_text()), resolved, path)
         write_atomically(path, json.dumps(resolved, indent=2) + "\n")
+        written = json.dumps(dataclasses.asdict(facts), indent=2) + "\n"
+        write_atomically(workdir / "dataset.json", written)
     except json.JSONDecodeError as error:
         raise CheckpointError(
             f"{path} is not JSON ({error}): repair it, or choose another --workdir."
@@ -40,6 +45,27 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         raise CheckpointError(
             f"--workdir {workdir} cannot be used ({error}): choose another."
         ) from error
+
+
+def read(workdir: Path) -> tuple[ConfigDict, Facts]:
+    """Reads what a run of before was trained as, and on what.
+
+    Raises:
+        CheckpointError: if the folder is not that of a run.
+    """
+    try:
+        config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+        facts = json.loads((workdir / "dataset.json").read_text())
+        facts["class_names"] = tuple(facts["class_names"])
+        facts["image_shape"] = tuple(facts["image_shape"])
+        return config, Facts(**facts)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{workdir} has no {Path(error.filename).name}: give the --workdir of a run; the"
+            " command that trained it writes the file anew."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{workdir} cannot be read as a run ({error}).") from error
 
 
 def write_atomically(path: Path, text: str) -> None:

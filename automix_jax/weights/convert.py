@@ -176,9 +176,7 @@ def variable_shapes(model: Backbone, size: tuple[int, int]) -> dict[Path, tuple[
     """The shape of every variable of a model for RGB images of a size, by path."""
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    return {
-        path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(variables).items()
-    }
+    return {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(variables).items()}
 
 
 # -- recognising -------------------------------------------------------------------------------
@@ -195,18 +193,14 @@ def _stripped(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return result
 
 
-def _recognise(
-    tensors: Mapping[str, np.ndarray], model: Backbone
-) -> tuple[str, dict[Path, str]]:
+def _recognise(tensors: Mapping[str, np.ndarray], model: Backbone) -> tuple[str, dict[Path, str]]:
     """The naming that most tensors follow, and the expected name of every variable in it."""
     paths = variable_shapes(model, (32, 32))
     candidates = {
         style: {path: tensor_name(path, naming) for path in paths}
         for style, naming in namings(model).items()
     }
-    return max(
-        candidates.items(), key=lambda item: sum(key in tensors for key in item[1].values())
-    )
+    return max(candidates.items(), key=lambda item: sum(key in tensors for key in item[1].values()))
 
 
 def _check_names(
@@ -374,4 +368,3 @@ def _to_torch(path: Path, value: np.ndarray) -> np.ndarray:
     if path[-1] == "kernel":
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
     return np.ascontiguousarray(value)
-

@@ -1,0 +1,121 @@
+"""Imported weights as a folder: `weights.safetensors`, and in `model.json` how to use it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+
+from automix_jax.errors import WeightsError
+from automix_jax.models import create_model
+from automix_jax.weights.convert import Pretrained, from_state_dict, variable_shapes
+from automix_jax.weights.files import read_state_dict, write_safetensors
+
+_FORMAT = 1
+
+
+def save(folder: str | Path, pretrained: Pretrained, **facts: Any) -> None:
+    """Writes weights and what they need to be used.
+
+    Args:
+        folder: is made; must not hold weights already.
+        pretrained: the weights.
+        **facts: to be kept in model.json, such as where the weights come from.
+
+    Raises:
+        WeightsError: if the folder holds weights, or cannot be written.
+    """
+    folder = Path(folder)
+    if (folder / "model.json").exists():
+        raise WeightsError(f"{folder} holds weights already: choose another folder, or remove it.")
+    flat = flax.traverse_util.flatten_dict(pretrained.variables, sep="/")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(folder / "weights.safetensors", flat)
+        card = {
+            "format": _FORMAT,
+            "model": pretrained.name,
+            "options": pretrained.options,
+            "num_classes": pretrained.num_classes,
+            "image_size": pretrained.image_size,
+            "sha256": sha256(folder / "weights.safetensors"),
+            **facts,
+        }
+        temporary = folder / "model.json.tmp"
+        temporary.write_text(json.dumps(card, indent=2) + "\n")
+        temporary.replace(folder / "model.json")  # last: a folder that has it is whole
+    except OSError as error:
+        raise WeightsError(
+            f"{folder} cannot be written ({error.strerror}): choose another folder."
+        ) from error
+
+
+def load(path: str | Path, name: str | None = None, **options: Any) -> Pretrained:
+    """Reads weights from a folder that `save` has written, or a file of PyTorch's libraries.
+
+    Args:
+        path: a folder, or a `.safetensors` or `.pth` file.
+        name: of the model; may be left out for a folder, which knows it.
+        **options: of the model, see `from_state_dict`.
+
+    Raises:
+        WeightsError: if it cannot be read, is another model's, or made with other options.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if name is None:
+            raise WeightsError(f"{path} is a file: say the name of its model, as in 'resnet50'.")
+        return from_state_dict(read_state_dict(path), name, **options)[0]
+    card = _read_card(path)
+    if name not in (None, card["model"]):
+        raise WeightsError(f"{path} holds the weights of {card['model']}, not of {name}.")
+    for option, value in options.items():
+        if card["options"].get(option, value) != value:
+            raise WeightsError(
+                f"{path} was made with {option}={card['options'][option]!r}, not {value!r}: use"
+                " that, or other weights."
+            )
+    return _read(path, card)
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    try:
+        card = json.loads((folder / "model.json").read_text())
+        known = {"format", "model", "options", "num_classes", "image_size", "sha256"}
+        if card["format"] != _FORMAT or not known <= card.keys():
+            raise ValueError("another format")
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"{folder} has no model.json: give a folder of `automix import-weights`, or a file."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{folder / 'model.json'} cannot be used ({error}): import the weights again."
+        ) from error
+    return card
+
+
+def _read(folder: Path, card: dict[str, Any]) -> Pretrained:
+    path = folder / "weights.safetensors"
+    tensors = read_state_dict(path)
+    if sha256(path) != card["sha256"]:
+        raise WeightsError(f"{path} is not the file that model.json was written for: import again.")
+    model = create_model(card["model"], num_classes=card["num_classes"], **card["options"])
+    size = (card["image_size"], card["image_size"])
+    shapes = {"/".join(path): shape for path, shape in variable_shapes(model, size).items()}
+    if {key: value.shape for key, value in tensors.items()} != shapes:
+        raise WeightsError(f"{path} is not {card['model']}'s in this version: import again.")
+    variables = flax.traverse_util.unflatten_dict(
+        {key: np.asarray(value) for key, value in tensors.items()}, sep="/"
+    )
+    return Pretrained(
+        card["model"], card["options"], card["num_classes"], card["image_size"], variables
+    )
