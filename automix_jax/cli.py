@@ -1,43 +1,38 @@
-"""The command line: `automix train`, which is also `main.py`."""
+"""The command line: `automix train`, which is also `main.py`, and its companions."""
 
 import argparse
 import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from automix_jax import config as config_lib
 from automix_jax.errors import AutoMixError, ConfigError, did_you_mean
+from automix_jax.models import list_models
 
 _TRAIN_HELP = """\
-Trains a classifier, with AutoMix or a plain mixup, or goes on with the run of a folder.
-
-    {program} --config=CONFIG.py[:ARGUMENT] --workdir=DIR [--config.FIELD=VALUE ...]
-
-    --config    a recipe: see configs/. The argument chooses a variant of it,
-                method=automix|mixup|cutmix|vanilla, epochs=N, variant=paper|released:
-                --config=configs/cifar10_r18.py:method=mixup,epochs=200
-    --workdir   the run's folder: configuration, checkpoints, metrics, pictures, summary.
-                The same command goes on where an interrupted run stopped.
-    --config.FIELD=VALUE
-                overrides a field, such as --config.data.path=/data/cifar10,
-                --config.batch_size=256, --config.optimizer.lr=0.2, --config.seed=1.
-                automix_jax/config.py lists and explains all of them. The method is better
-                chosen by method= above, which also sets its alpha and its teacher.
-
-Try it, with the embedded images, in a few minutes on a CPU:
-
-    {program} --config=configs/quickstart.py --workdir=runs/quickstart
-
-Exit codes: 0 done, 2 usage or configuration, 64 data, 65 numbers, 66 checkpoint or workdir.
-"""
-_HELP = """\
 automix COMMAND [ARGUMENTS]
 
-    train       trains a classifier; `automix train --help` says more
+    train            trains a classifier
+    import-weights   reads a .safetensors or .pth file of torchvision or timm
+    export           writes a trained run as .safetensors, .pth, Detectron2 .pkl or StableHLO
+
+`automix COMMAND --help` says more.
+"""
+_IMPORT_HELP = """\
+Reads the weights of a torchvision or timm network, without PyTorch and without running what a
+pickle may carry, and writes them as a folder to train from (--config.init_from=DIR).
+
+The library is recognised by the names of the tensors; the number of classes and the stem by their
+shapes. Every tensor must find its place: only the classifier may be missing.
+"""
+_EXPORT_HELP = """\
+Writes one network of a run, with one of its heads, for other programs, and a card (README.md and
+card.json) that says what it is, how good, and how to load it.
 """
 
 
@@ -47,9 +42,105 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
         return 0 if argv else 2
-    if argv[0] != "train":
-        return _fail(ConfigError(f"command {argv[0]!r} is not known: use train."))
-    return train(argv[1:], program="automix train")
+    command, arguments = argv[0], argv[1:]
+    if command == "train":
+        return train(arguments, program="automix train")
+    try:
+        match command:
+            case "import-weights":
+                import_weights(arguments)
+            case "export":
+                export(arguments)
+            case _:
+                hint = did_you_mean(command, COMMANDS)
+                raise ConfigError(
+                    f"command {command!r} is not known.{hint} Use {', '.join(COMMANDS)}."
+                )
+    except AutoMixError as error:
+        return _fail(error)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser of one command whose errors are one sentence."""
+
+    def __init__(self, command: str, description: str):
+        super().__init__(
+            prog=f"automix {command}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help.")
+
+
+def import_weights(argv: Sequence[str]) -> None:
+    """Runs `automix import-weights`.
+
+    Raises:
+        AutoMixError: for arguments or a file that cannot be used.
+    """
+    from automix_jax import weights
+    from automix_jax.weights.folder import read_file, sha256
+    from automix_jax.weights.report import describe
+
+    parser = _Parser("import-weights", _IMPORT_HELP)
+    parser.add_argument("file", metavar="FILE", help="a .safetensors or .pth file")
+    parser.add_argument("--model", required=True, metavar="NAME", help=", ".join(list_models()))
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to be made")
+    parser.add_argument(
+        "--convention",
+        choices=("torch", "tf"),
+        help="of efficientnet_b0 in timm's names: tf for tf_efficientnet_b0",
+    )
+    arguments = parser.parse_args(argv)
+    options = {"convention": arguments.convention} if arguments.convention else {}
+    tensors = read_file(arguments.file)
+    pretrained, report = weights.from_state_dict(tensors, arguments.model, **options)
+    source = {"file": Path(arguments.file).name, "sha256": sha256(arguments.file)}
+    weights.save(arguments.out, pretrained, naming=report.naming, source=source)
+    print(describe(pretrained, report))
+    print(f"written to {arguments.out}: train with --config.init_from={arguments.out}")
+
+
+def export(argv: Sequence[str]) -> None:
+    """Runs `automix export`.
+
+    Raises:
+        AutoMixError: for arguments or a run that cannot be used.
+    """
+    from automix_jax.train import export as export_lib
+    from automix_jax.train.trained import load_run
+
+    parser = _Parser("export", _EXPORT_HELP)
+    add = parser.add_argument
+    add("workdir", metavar="WORKDIR", help="the run's folder")
+    add("--out", required=True, metavar="DIR", help="folder to be made")
+    add(
+        "--format",
+        default="safetensors",
+        metavar="A,B",
+        help=f"of {', '.join(export_lib.FORMATS)} (default: %(default)s)",
+    )
+    add("--network", choices=("student", "teacher"), help="default: the headline's")
+    add("--head", choices=("mix", "clean"), help="default: the headline's")
+    add("--checkpoint", choices=("last", "best"), default="last", help="(default: %(default)s)")
+    add("--naming", metavar="NAME", help="torchvision, timm, ... where a network has several")
+    arguments = parser.parse_args(argv)
+    trained = load_run(
+        arguments.workdir,
+        network=arguments.network,
+        head=arguments.head,
+        checkpoint=arguments.checkpoint,
+    )
+    formats = arguments.format.split(",")
+    for path in export_lib.export(trained, arguments.out, formats, arguments.naming):
+        print(f"{path}  {path.stat().st_size:,} bytes")
+
+
+COMMANDS = ("train", "import-weights", "export")
 
 
 def train(argv: Sequence[str], program: str = "python main.py") -> int:

@@ -83,9 +83,12 @@ def default_config() -> ConfigDict:
     config.teacher.recalibration_batches = 20  # for its batch norms, before it is evaluated
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # sgd, adamw
     config.optimizer.lr = 0.1
     config.optimizer.min_lr = 0.0
-    config.optimizer.momentum = 0.9
+    config.optimizer.warmup_epochs = 0  # of the student's rate; MixBlock's has none
+    config.optimizer.clip = 0.0  # gradients' norm over student and MixBlock together; 0: no limit
+    config.optimizer.momentum = 0.9  # of sgd
     config.optimizer.weight_decay = 1e-4
     config.optimizer.schedule = "epoch"  # the cosine moves by epoch or by step
     config.optimizer.mixblock_lr = 0.1
@@ -225,6 +228,7 @@ _CHOICES = {
     "mixblock.upsample": ("nearest", "bilinear"),
     "mask_loss.form": ("l1", "l1_variance", "l2_variance", "sparsity"),
     "mask_loss.schedule": ("linear", "constant", "cosine", "compounding"),
+    "optimizer.name": ("sgd", "adamw"),
     "optimizer.schedule": ("epoch", "step"),
 }
 
@@ -247,7 +251,7 @@ _NOT_NEGATIVE = ("seed", "data.num_classes", "data.image_size", "data.padding",
                  "run.checkpoint_steps", "run.sample_epochs", "steps_per_dispatch",
                  "model.drop_path", "model.dropout", "mask_loss.weight", "mask_loss.margin",
                  "optimizer.min_lr", "optimizer.weight_decay", "optimizer.mixblock_lr",
-                 "optimizer.mixblock_min_lr")  # fmt: skip
+                 "optimizer.mixblock_min_lr", "optimizer.warmup_epochs", "optimizer.clip")  # fmt: skip
 _SHARES = ("teacher.momentum", "teacher.momentum_end", "teacher.hold", "optimizer.momentum",
            "optimizer.mixblock_momentum")  # fmt: skip
 

@@ -35,6 +35,18 @@ def cosine_lr(
     return schedule
 
 
+def warmed_up(schedule: optax.Schedule, steps: int) -> optax.Schedule:
+    """Multiplies a schedule by a factor that rises from 1e-5 to 1 over the first `steps` steps.
+
+    The schedule below runs on meanwhile, as in the authors' AdamW recipes.
+    """
+
+    def warm(step):
+        return schedule(step) * jnp.minimum(1e-5 + (1 - 1e-5) * step / max(steps, 1), 1)
+
+    return warm if steps else schedule
+
+
 def ema_rate(
     total_steps: int, *, start: float = 0.999, end: float = 1.0, hold: float = 0.0
 ) -> optax.Schedule:

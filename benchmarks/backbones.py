@@ -1,8 +1,8 @@
 """What AutoMix costs on every backbone, and whether MixBlock learns on each.
 
-For each network, at the image size of its recipe: parameters, FLOPs of a step over a vanilla step's,
-memory of the compiled step, and twenty AutoMix steps on one batch with the same draws and a frozen
-teacher, in which MixBlock's own loss has to fall. Prints a Markdown table and writes JSON.
+For each network, at the image size of its recipe: parameters, FLOPs of a step over those of a
+vanilla step, memory of the compiled step, and twenty AutoMix steps on one batch with the same draws
+and a frozen teacher, in which MixBlock's own loss has to fall. Prints a Markdown table.
 """
 
 import argparse
@@ -127,7 +127,8 @@ def measure(network: Network, args: argparse.Namespace) -> dict[str, Any]:
         state, metrics = programs["automix"](state, experiment.create_metrics(), *batch, order)
         values = compute(metrics)
         losses.append(values["loss_generate"] + config.mask_loss.weight * values["loss_mask"])
-        state = dataclasses.replace(state, step=jax.device_put(jnp.zeros((), jnp.int32), everywhere))
+        first = jax.device_put(jnp.zeros((), jnp.int32), everywhere)
+        state = dataclasses.replace(state, step=first)  # the same draws again
     step_seconds = (time.perf_counter() - start) / args.steps
     finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
     count = parameter_overview.count_parameters

@@ -7,14 +7,18 @@ An argument follows the file's name after a colon: `cifar10_r18.py:method=mixup,
     variant=NAME     paper (default): what the paper states; released: what the authors' code does
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
 from automix_jax.config import METHODS, default_config
 from automix_jax.errors import ConfigError, did_you_mean
+from automix_jax.models import model_options
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_ALPHA = {"automix": 2.0, "mixup": 0.2, "cutmix": 1.0}
+DEIT_ALPHA = {"automix": 2.0, "mixup": 0.2, "cutmix": 0.2}  # AdamW recipes on ImageNet
+TRANSFORMER_ALPHA = {"automix": 2.0, "mixup": 0.8, "cutmix": 2.0}  # and on CIFAR-100
 CIFAR_ALPHA = {"automix": 2.0, "mixup": 1.0, "cutmix": 0.2}
 
 
@@ -48,8 +52,76 @@ def cifar(classes: int) -> ConfigDict:
     return config
 
 
+def released_large(config: ConfigDict) -> None:
+    """The authors' settings for AutoMix on large images, where they differ from the paper."""
+    config.mask_loss.schedule = "compounding"
+    config.mask_loss.per_sample = False
+    config.teacher.momentum_end = 0.99999
+    config.teacher.hold = 0.1
+    config.teacher.full_forward = True
+
+
+def released_deit(config: ConfigDict) -> None:
+    """The same for DeiT and Swin on ImageNet."""
+    released_large(config)
+    config.teacher.hold = 0.25
+
+
+def released_transformer(config: ConfigDict) -> None:
+    """The same for ConvNeXt, and for AdamW recipes on CIFAR-100."""
+    released_deit(config)
+    config.teacher.momentum_end = 0.99996
+
+
+def released_small(config: ConfigDict) -> None:
+    """The same on CIFAR with ResNets."""
+    released_wide(config)
+    config.optimizer.min_lr = config.optimizer.mixblock_min_lr = 0.05
+    config.eval.headline = "teacher_mix"  # the student never anneals: its average is better
+
+
+def released_wide(config: ConfigDict) -> None:
+    """The same on CIFAR with Wide-ResNet."""
+    config.mixblock.lam_embed = "none"
+    config.mask_loss.schedule = "constant"
+    config.mask_loss.per_sample = False
+    config.teacher.momentum_end = 0.999999
+    config.teacher.hold = 0.1
+    config.teacher.full_forward = True
+
+
+def imagenet() -> ConfigDict:
+    """ImageNet in the paper's settings for ResNets (section 4.1): 100 epochs of SGD at batch 256.
+
+    The images come from a folder, train/CLASS/*.JPEG and val/CLASS/*.JPEG, and are held in memory:
+    a subset of up to about 200,000 images, until they are read as they are needed.
+    """
+    config = default_config()
+    config.data.name = "folder"
+    config.data.image_size = 224
+    config.data.mean, config.data.std = IMAGENET_MEAN, IMAGENET_STD
+    config.data.padding, config.data.padding_mode = 28, "reflect"
+    config.batch_size, config.num_groups = 256, 4
+    config.optimizer.mixblock_min_lr = 1e-3
+    return config
+
+
+def adamw(config: ConfigDict, lr: float, floor: float, warmup: int, drop_path: float) -> None:
+    """The authors' AdamW settings for transformers and ConvNeXt."""
+    config.optimizer.name = "adamw"
+    config.optimizer.schedule = "step"
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.lr, config.optimizer.min_lr = lr, floor
+    config.optimizer.warmup_epochs = warmup
+    config.optimizer.mixblock_lr, config.optimizer.mixblock_min_lr = 1e-3, 1e-4
+    config.model.drop_path = drop_path
+
+
 def finish(
-    config: ConfigDict, arg: str | None, alpha: Mapping[str, float], released_floor: float = 0.0
+    config: ConfigDict,
+    arg: str | None,
+    alpha: Mapping[str, float],
+    released: Callable[[ConfigDict], None] = released_large,
 ) -> ConfigDict:
     """Applies a recipe's argument and locks it.
 
@@ -57,7 +129,7 @@ def finish(
         config: the recipe as the paper states it.
         arg: what followed the file's name.
         alpha: of each method on this dataset.
-        released_floor: the authors' lowest learning rate for AutoMix on this dataset.
+        released: sets what the authors' files for AutoMix on this dataset have and the paper not.
 
     Raises:
         ConfigError: for an argument that is not known.
@@ -79,21 +151,8 @@ def finish(
     config.method.alpha = alpha.get(method, 1.0)
     config.teacher.enabled = method == "automix"
     if variant == "released":
-        config.model.bn_unbiased = True
+        config.model.bn_unbiased = "bn_unbiased" in model_options(config.model.name)
         if method == "automix":
-            _release(config, released_floor)
+            released(config)
     config.lock()
     return config
-
-
-def _release(config: ConfigDict, floor: float) -> None:
-    """The authors' settings for AutoMix on small images, where they differ from the paper."""
-    config.mixblock.lam_embed = "none"
-    config.mask_loss.schedule = "constant"
-    config.mask_loss.per_sample = False
-    config.teacher.momentum_end = 0.999999
-    config.teacher.hold = 0.1
-    config.teacher.full_forward = True
-    config.optimizer.min_lr = config.optimizer.mixblock_min_lr = floor
-    if floor:
-        config.eval.headline = "teacher_mix"  # the student never anneals: its average is better

@@ -144,7 +144,9 @@ class WindowBlock(nn.Module):
         table = self.param("bias_table", start, ((2 * _WINDOW - 1) ** 2, self.heads))
         bias = jnp.moveaxis(table[_offsets(window)], -1, 0)[None]  # [1, heads, n, n]
         if any(shift):
-            bias = bias + jnp.asarray(_barriers(grid, window, shift))[:, None]  # [windows, heads, n, n]
+            bias = (
+                bias + jnp.asarray(_barriers(grid, window, shift))[:, None]
+            )  # [windows, heads, n, n]
 
         y = make.layer_norm(x, name="norm1")
         y = jnp.roll(y, (-shift[0], -shift[1]), (1, 2))

@@ -226,7 +226,8 @@ def make_lr(config: ConfigDict, steps_per_epoch: int) -> dict[str, optax.Schedul
         steps_per_epoch=steps_per_epoch,
         by=optimizer.schedule,
     )
-    lr = {"student": cosine(optimizer.lr, optimizer.min_lr)}
+    warmup = round(optimizer.warmup_epochs * steps_per_epoch)
+    lr = {"student": schedules.warmed_up(cosine(optimizer.lr, optimizer.min_lr), warmup)}
     if config.method.name == "automix":
         lr["mixblock"] = cosine(optimizer.mixblock_lr, optimizer.mixblock_min_lr)
     return lr
@@ -235,21 +236,17 @@ def make_lr(config: ConfigDict, steps_per_epoch: int) -> dict[str, optax.Schedul
 def make_optimizer(
     config: ConfigDict, lr: dict[str, optax.Schedule]
 ) -> optax.GradientTransformation:
-    """SGD for the student, and for MixBlock where there is one."""
-    momentum = {
-        "student": config.optimizer.momentum,
-        "mixblock": config.optimizer.mixblock_momentum,
-    }
-    return optim.by_group(
-        {
-            group: optim.sgd(
-                schedule,
-                momentum=momentum[group],
-                weight_decay=config.optimizer.weight_decay,
-            )
-            for group, schedule in lr.items()
-        }
-    )
+    """The optimizer of the student, and of MixBlock where there is one."""
+    optimizer = config.optimizer
+    momentum = {"student": optimizer.momentum, "mixblock": optimizer.mixblock_momentum}
+
+    def make(group: str, schedule: optax.Schedule) -> optax.GradientTransformation:
+        if optimizer.name == "adamw":
+            return optim.adamw(schedule, weight_decay=optimizer.weight_decay)
+        return optim.sgd(schedule, momentum=momentum[group], weight_decay=optimizer.weight_decay)
+
+    groups = {group: make(group, schedule) for group, schedule in lr.items()}
+    return optim.by_group(groups, optimizer.clip)
 
 
 def check_layer(config: ConfigDict, model: Classifier, image_shape: tuple[int, int, int]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def load(path: str | Path, name: str | None = None, **options: Any) -> Pretraine
     if not path.is_dir():
         if name is None:
             raise WeightsError(f"{path} is a file: say the name of its model, as in 'resnet50'.")
-        return from_state_dict(read_state_dict(path), name, **options)[0]
+        return from_state_dict(read_file(path), name, **options)[0]
     card = _read_card(path)
     if name not in (None, card["model"]):
         raise WeightsError(f"{path} holds the weights of {card['model']}, not of {name}.")
@@ -78,6 +79,23 @@ def load(path: str | Path, name: str | None = None, **options: Any) -> Pretraine
                 " that, or other weights."
             )
     return _read(path, card)
+
+
+def read_file(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads a state dict; first checks the digits that torchvision puts into a file's name.
+
+    Raises:
+        WeightsError: if the file does not have the SHA-256 that its name begins to tell, as in
+            resnet50-0676ba61.pth, or cannot be read.
+    """
+    tensors = read_state_dict(path)
+    digits = re.search(r"-([0-9a-f]{8})\.", Path(path).name)
+    if digits and not digits[1].isdecimal() and not sha256(path).startswith(digits[1]):
+        raise WeightsError(
+            f"{path} has a SHA-256 of {sha256(path)[:8]}..., not the {digits[1]}... in its name:"
+            " download it again, or take the digits out of the name of a file of your own."
+        )
+    return tensors
 
 
 def sha256(path: str | Path) -> str:

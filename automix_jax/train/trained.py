@@ -1,0 +1,138 @@
+"""What a run has trained: one network with one of its heads, ready to be used."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from automix_jax import config as config_lib
+from automix_jax.data import Facts, load_dataset
+from automix_jax.errors import CheckpointError, ConfigError
+from automix_jax.models import create_model
+from automix_jax.models.backbone import Backbone
+from automix_jax.train import workdir as workdir_lib
+from automix_jax.train.build import build, named_key, replicated
+from automix_jax.train.checkpoint import Checkpoints, template
+from automix_jax.train.teacher import make_teacher_stats
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """One network of a run with one of its heads.
+
+    Attributes:
+        config: of the run.
+        facts: of its data.
+        network: "student" or "teacher".
+        head: "mix" or "clean".
+        step: of the checkpoint.
+        accuracies: in percent by network_head, as evaluated at that step; empty if it was not.
+        model: the backbone with its head.
+        variables: parameters and running statistics, as NumPy arrays.
+    """
+
+    config: ConfigDict
+    facts: Facts
+    network: str
+    head: str
+    step: int
+    accuracies: dict[str, float]
+    model: Backbone
+    variables: PyTree
+
+
+def load_run(
+    workdir: str | Path,
+    *,
+    network: str | None = None,
+    head: str | None = None,
+    checkpoint: str = "last",
+) -> Trained:
+    """Reads a network of a run from its checkpoints.
+
+    The running statistics of a teacher that are estimated for its evaluation are estimated here in
+    the same way, for which the run's training images are read.
+
+    Args:
+        workdir: of the run.
+        network: "student" or "teacher"; the headline's when None.
+        head: "mix" or "clean"; the headline's when None.
+        checkpoint: "last" or "best".
+
+    Raises:
+        CheckpointError: if the folder is not a run's, or has no such checkpoint.
+        ConfigError: if the run has no such network or head.
+        DataError: if the training images are needed and cannot be read.
+    """
+    workdir = Path(workdir)
+    config, facts = workdir_lib.read(workdir)
+    headline = config.eval.headline.split("_")
+    network, head = network or headline[0], head or headline[1]
+    if f"{network}_{head}" not in config_lib.evaluated(config):
+        raise ConfigError(
+            f"the run in {workdir} has no {network}_{head}: choose --network and --head from"
+            f" {', '.join(config_lib.evaluated(config))}."
+        )
+    experiment = build(config, facts)
+    tree = {
+        "state": jax.eval_shape(experiment.create, named_key(0, "state")),
+        "metrics": jax.eval_shape(experiment.create_metrics),
+    }
+    folder = workdir / "checkpoints"
+    if not any(folder.glob(f"{checkpoint}/[0-9]*")):
+        raise CheckpointError(f"{folder / checkpoint} holds no checkpoint: train first.")
+    checkpoints = Checkpoints(folder, config.run.keep_checkpoints)
+    try:
+        found = checkpoints.restore(
+            template(tree, replicated(experiment.mesh)), best=checkpoint == "best"
+        )
+    finally:
+        checkpoints.close()
+    assert found is not None  # there is one
+    state = found[0]["state"]
+    params, stats = state.params["student"], state.student_stats
+    if network == "teacher":
+        params, stats = state.teacher, state.teacher_stats
+        if stats:
+            stats = make_teacher_stats(config, experiment)(state, _training_images(config))
+    variables = {"params": {**params["backbone"], "head": params[f"head_{head}"]}}
+    if stats:
+        variables["batch_stats"] = stats["backbone"]
+    options = config_lib.architecture(config)
+    return Trained(
+        config,
+        facts,
+        network,
+        head,
+        int(state.step),
+        _accuracies(workdir, int(state.step)),
+        create_model(config.model.name, num_classes=facts.num_classes, **options),
+        jax.tree.map(np.asarray, jax.device_get(variables)),
+    )
+
+
+def _training_images(config: ConfigDict) -> jax.Array:
+    data = config.data
+    dataset = load_dataset(data.name, data.path or None, data.image_size or None)
+    return jax.numpy.asarray(dataset.train.images)
+
+
+def _accuracies(workdir: Path, step: int) -> dict[str, float]:
+    """What metrics.jsonl says of a step, by network_head."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    prefix = "eval/accuracy_"
+    for line in reversed(lines):
+        record: dict[str, Any] = json.loads(line)
+        if record["step"] == step:
+            return {
+                name.removeprefix(prefix): value
+                for name, value in record.items()
+                if name.startswith(prefix)
+            }
+    return {}

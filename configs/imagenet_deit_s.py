@@ -1,0 +1,22 @@
+"""ImageNet, DeiT-S, 300 epochs of AdamW.
+
+    python main.py --config=configs/imagenet_deit_s.py --config.data.path=DIR --workdir=runs/mine
+
+DIR holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, held in memory: a subset of ImageNet.
+
+MixBlock reads the sixth of twelve blocks. The authors add RandAugment, random erasing and label
+smoothing, which are not here.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    """Returns the configuration; for the argument see `configs/common.py`."""
+    config = common.imagenet()
+    config.model.name = "deit_s"
+    config.epochs = 300
+    config.batch_size, config.num_groups = 1024, 8
+    common.adamw(config, 1e-3, 1e-5, warmup=5, drop_path=0.1)
+    config.optimizer.clip = 5.0
+    return common.finish(config, arg, common.DEIT_ALPHA, common.released_deit)

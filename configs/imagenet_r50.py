@@ -1,0 +1,15 @@
+"""ImageNet, ResNet-50, 100 epochs (Table 2: AutoMix 77.91).
+
+    python main.py --config=configs/imagenet_r50.py --config.data.path=DIR --workdir=runs/mine
+
+DIR holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, held in memory: a subset of ImageNet.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    """Returns the configuration; for the argument see `configs/common.py`."""
+    config = common.imagenet()
+    config.model.name = "resnet50"
+    return common.finish(config, arg, common.IMAGENET_ALPHA)
