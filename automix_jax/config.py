@@ -251,7 +251,8 @@ _NOT_NEGATIVE = ("seed", "data.num_classes", "data.image_size", "data.padding",
                  "run.checkpoint_steps", "run.sample_epochs", "steps_per_dispatch",
                  "model.drop_path", "model.dropout", "mask_loss.weight", "mask_loss.margin",
                  "optimizer.min_lr", "optimizer.weight_decay", "optimizer.mixblock_lr",
-                 "optimizer.mixblock_min_lr", "optimizer.warmup_epochs", "optimizer.clip")  # fmt: skip
+                 "optimizer.mixblock_min_lr", "optimizer.warmup_epochs",
+                 "optimizer.clip")  # fmt: skip
 _SHARES = ("teacher.momentum", "teacher.momentum_end", "teacher.hold", "optimizer.momentum",
            "optimizer.mixblock_momentum")  # fmt: skip
 

@@ -39,7 +39,7 @@ from rich.table import Column, Table
 from automix_jax.config import default_config, validate
 from automix_jax.data.dataset import Dataset, Split
 from automix_jax.errors import AutoMixError, ConfigError
-from automix_jax.models import list_models
+from automix_jax.models import list_models, model_options, paper_layer
 from automix_jax.train.build import build, compute_dtype, named_key, replicated
 
 METHODS = ("vanilla", "mixup", "automix")
@@ -111,7 +111,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--image-size", **count, help="pixels; up to 64 the step flips and crops")
     add("--batch", **count, help="images a step")
     add("--classes", **count, help="classes of the labels")
-    add("--layer", default="stage3", help="feature map for MixBlock (default: %(default)s)")
+    add("--layer", help="feature map for MixBlock (default: that of the authors' recipes)")
     add("--width", **count, help="channels of the first stage (default: the architecture's)")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of convolutions "
         "and matrix products; auto is float32 on a CPU, else bfloat16")  # fmt: skip
@@ -127,6 +127,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, value in preset.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    args.layer = args.layer or paper_layer(args.model)
+    if "stem" not in model_options(args.model):
+        args.stem = None
     return args
 
 

@@ -1,6 +1,6 @@
 """CIFAR-100, ConvNeXt-T with the CIFAR stem, 200 epochs of AdamW.
 
-    python main.py --config=configs/cifar100_convnext_t.py --config.data.path=DIR --workdir=runs/mine
+    python main.py --config=configs/cifar100_convnext_t.py --config.data.path=DIR --workdir=runs/1
 
 DIR holds cifar-100-python.tar.gz or cifar-100-binary.tar.gz.
 

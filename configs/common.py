@@ -81,7 +81,7 @@ def released_small(config: ConfigDict) -> None:
 
 
 def released_wide(config: ConfigDict) -> None:
-    """The same on CIFAR with Wide-ResNet."""
+    """The same for small images: Wide-ResNet on CIFAR, and what they have no recipe for."""
     config.mixblock.lam_embed = "none"
     config.mask_loss.schedule = "constant"
     config.mask_loss.per_sample = False

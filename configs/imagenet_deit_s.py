@@ -1,6 +1,6 @@
 """ImageNet, DeiT-S, 300 epochs of AdamW.
 
-    python main.py --config=configs/imagenet_deit_s.py --config.data.path=DIR --workdir=runs/mine
+    python main.py --config=configs/imagenet_deit_s.py --config.data.path=DIR --workdir=runs/1
 
 DIR holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, held in memory: a subset of ImageNet.
 

@@ -1,6 +1,7 @@
-"""ImageNet, EfficientNet-B0, 100 epochs.
+r"""ImageNet, EfficientNet-B0, 100 epochs.
 
-    python main.py --config=configs/imagenet_efficientnet_b0.py --config.data.path=DIR --workdir=runs/mine
+    python main.py --config=configs/imagenet_efficientnet_b0.py \
+        --config.data.path=DIR --workdir=runs/1
 
 DIR holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, held in memory: a subset of ImageNet.
 

@@ -1,6 +1,6 @@
 """ImageNet, MobileNetV2, 100 epochs.
 
-    python main.py --config=configs/imagenet_mobilenet_v2.py --config.data.path=DIR --workdir=runs/mine
+    python main.py --config=configs/imagenet_mobilenet_v2.py --config.data.path=DIR --workdir=runs/1
 
 DIR holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, held in memory: a subset of ImageNet.
 

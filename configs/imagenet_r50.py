@@ -1,6 +1,6 @@
 """ImageNet, ResNet-50, 100 epochs (Table 2: AutoMix 77.91).
 
-    python main.py --config=configs/imagenet_r50.py --config.data.path=DIR --workdir=runs/mine
+    python main.py --config=configs/imagenet_r50.py --config.data.path=DIR --workdir=runs/1
 
 DIR holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, held in memory: a subset of ImageNet.
 """

@@ -1,6 +1,6 @@
 """ImageNet, Swin-T, 300 epochs of AdamW.
 
-    python main.py --config=configs/imagenet_swin_t.py --config.data.path=DIR --workdir=runs/mine
+    python main.py --config=configs/imagenet_swin_t.py --config.data.path=DIR --workdir=runs/1
 
 DIR holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, held in memory: a subset of ImageNet.
 

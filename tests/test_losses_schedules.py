@@ -9,8 +9,9 @@ import pytest
 from automix_jax.ema import ema_update
 from automix_jax.errors import ConfigError
 from automix_jax.losses import cross_entropy, mix_labels, soft_cross_entropy
-from automix_jax.optim import by_group, sgd
-from automix_jax.schedules import cosine_lr, ema_rate, mask_weight
+from automix_jax.models import create_model
+from automix_jax.optim import adamw, by_group, kernels, sgd
+from automix_jax.schedules import cosine_lr, ema_rate, mask_weight, warmed_up
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -260,3 +261,68 @@ def test_groups_do_not_touch_each_other(float64):
         (rest,) = set(names) - {name}
         np.testing.assert_array_equal(changed[rest]["w"], both[rest]["w"])
         assert (changed[name]["w"] != both[name]["w"]).any()
+
+
+def torch_adamw(weights, gradient, rates, weight_decay):
+    """`torch.optim.AdamW` as its documentation writes it, with its default betas and epsilon."""
+    weights, mean, square = weights.copy(), 0.0, 0.0
+    for step, rate in enumerate(rates, 1):
+        g = gradient(weights)
+        weights *= 1 - rate * weight_decay
+        mean = 0.9 * mean + 0.1 * g
+        square = 0.999 * square + 0.001 * g**2
+        weights -= rate * mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+        yield weights.copy()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
+def test_adamw_equals_pytorchs(float64, dtype, tolerance):
+    """Kernels decay and biases do not."""
+    start = np.random.default_rng(0).standard_normal((3, 2))
+    rates = np.linspace(0.1, 0.01, 10)
+    table = jnp.asarray(rates, dtype)
+    tx = adamw(lambda step: table[step], weight_decay=0.05)
+    params = {"fc": {"kernel": jnp.asarray(start, dtype), "bias": jnp.asarray(start, dtype)}}
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(jax.tree.map(jnp.sin, params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    decaying = torch_adamw(start, np.sin, rates, 0.05)
+    for kernel, bias in zip(decaying, torch_adamw(start, np.sin, rates, 0.0), strict=True):
+        params, state = step(params, state)
+        np.testing.assert_allclose(params["fc"]["kernel"], kernel, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(params["fc"]["bias"], bias, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["swin_t", "deit_t", "convnext_t"])
+def test_what_decays(name):
+    """Matrices of layers; no table, no token, no scale."""
+    model = create_model(name, num_classes=10)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(kernels(shapes)), strict=True)
+    for leaf, decays in leaves:
+        assert decays == (leaf.ndim > 1 and leaf.shape[0] != 1 and leaf.shape[0] != 169)
+
+
+def test_clipping_reads_both_groups(float64):
+    """The common norm is 13: gradients shrink to 10/13 of themselves; below the limit they stay."""
+    params = {"student": {"w": jnp.zeros(2)}, "mixblock": {"w": jnp.zeros(1)}}
+    grads = {"student": {"w": jnp.array([3.0, 4.0])}, "mixblock": {"w": jnp.array([12.0])}}
+    plain = sgd(1.0, momentum=0.0, weight_decay=0.0)
+    for clip, share in ((10.0, 10 / 13), (14.0, 1.0), (0.0, 1.0)):
+        tx = by_group({"student": plain, "mixblock": plain}, clip)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        for name, gradient in grads.items():
+            np.testing.assert_allclose(updates[name]["w"], -share * gradient["w"], **EXACT)
+
+
+def test_warm_up(float64):
+    """The schedule's own value times a line from 1e-5 to 1; nothing changes without warm-up."""
+    cosine = cosine_lr(0.5, 0.1, epochs=10, steps_per_epoch=4, by="step")
+    steps = np.arange(40)
+    factor = np.minimum(1 - (1 - steps / 8) * (1 - 1e-5), 1)
+    np.testing.assert_allclose(at(warmed_up(cosine, 8), steps), factor * at(cosine, steps), **EXACT)
+    assert warmed_up(cosine, 0) is cosine

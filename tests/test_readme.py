@@ -6,8 +6,9 @@ import pytest
 
 from tests.runs import ROOT
 
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BLOCKS = PYTHON.findall(README)
 
 
 @pytest.mark.parametrize("block", range(len(BLOCKS)))
@@ -18,6 +19,13 @@ def test_python_of_the_readme(block):
         import jax
 
         assert all(bool((leaf != 0).any()) for leaf in jax.tree.leaves(namespace["grads"]))
+
+
+def test_python_of_the_page_on_models():
+    namespace = {}
+    exec(PYTHON.findall((ROOT / "docs/models.md").read_text())[0], namespace)
+    assert namespace["features"]["merge3"].shape == (2, 7, 7, 768)
+    assert namespace["paper_layer"]("swin_t") == "merge3"
 
 
 def test_the_training_loop_takes_twenty_lines():
