@@ -39,7 +39,7 @@ class Setup:
 
     method: str = "automix"
     model: str = "resnet8"
-    stem: str = "cifar"
+    stem: str | None = "cifar"
     layer: str = "stage2"
     image: int = 16
     classes: int = 10
@@ -47,17 +47,14 @@ class Setup:
     groups: int = 1
     devices: int = 1
     full_forward: bool = False
+    options: dict[str, float] = dataclasses.field(default_factory=dict)  # of the backbone
     mixblock: MixBlock = dataclasses.field(default_factory=MixBlock)
 
     def __post_init__(self):
         self.mesh = data_mesh(self.devices)
-        options = {"width": self.width} if self.width else {}
-        backbone = create_model(
-            self.model,
-            num_classes=0,
-            stem=self.stem,
-            **options,
-        )
+        chosen = {"width": self.width, "stem": self.stem}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        backbone = create_model(self.model, num_classes=0, **chosen, **self.options)
         optimizer = sgd(0.1, momentum=0.9, weight_decay=1e-4)
         if self.method == "automix":
             network = Classifier(backbone, self.classes)

@@ -294,11 +294,24 @@ def test_classifier_heads(small):
     assert set(features) == {"stem", "stage1", "stage2"}
 
 
+FAMILIES = (
+    "resnet8",
+    "resnext50_32x4d",
+    "wrn28_8",
+    "mobilenet_v2",
+    "efficientnet_b0",
+    "convnext_t",
+    "deit_t",
+    "swin_t",
+)
+
+
 @pytest.mark.parametrize("train", [True, False])
-def test_bfloat16(small, train):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bfloat16(name, train):
     """Parameters, statistics and logits stay float32, activations do not."""
-    model, _, images, _ = small
-    half = model.clone(dtype=jnp.bfloat16)
+    half = create_model(name, num_classes=5, dtype=jnp.bfloat16)
+    images = jnp.zeros((2, 32, 32, 3))
     variables = jax.eval_shape(half.init, jax.random.key(0), images)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
@@ -308,15 +321,20 @@ def test_bfloat16(small, train):
     (logits, features), stats = jax.eval_shape(run, variables)
     assert logits.dtype == jnp.float32
     assert {leaf.dtype for leaf in features.values()} == {jnp.dtype("bfloat16")}
-    assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(stats)} <= {jnp.dtype("float32")}
+    pooled = jax.eval_shape(lambda v: half.clone(num_classes=0).apply(v, images)[0], variables)
+    assert pooled.dtype == jnp.float32
 
 
-def test_bfloat16_is_near_float32(small):
-    model, variables, images, run = small
-    (logits, _), _ = run(variables, False, None)
+@pytest.mark.parametrize(("name", "width"), [("resnet8", 4), ("deit_t", 24), ("swin_t", 24)])
+def test_bfloat16_is_near_float32(name, width):
+    model = create_model(name, num_classes=5, width=width)
+    images = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
+    variables = random_variables(model, images)
+    logits, _ = jax.jit(model.apply)(variables, images)
     half, _ = jax.jit(model.clone(dtype=jnp.bfloat16).apply)(variables, images)
     scale = np.abs(logits).max()
-    np.testing.assert_allclose(half, logits, atol=0.05 * scale)  # 8 bits through 8 layers
+    np.testing.assert_allclose(half, logits, atol=0.05 * scale)  # 8 bits through the layers
     assert (half != logits).any()
 
 
@@ -400,6 +418,36 @@ def test_convolution(float64, shape, kernel, stride, groups):
     expected = np.concatenate([np.einsum("bhwijc,ijcd->bhwd", p, w) for p, w in halves], -1)
     ours = layer.apply({"params": {"conv": {"kernel": weights}}}, x)
     np.testing.assert_allclose(ours, expected, **EXACT)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("kernel", "groups"), [(1, 1), (3, 2), (3, 4), (3, 8)])
+def test_gradients_of_convolutions_are_those_of_jax(float64, kernel, groups, stride):
+    """On a CPU 1 x 1 and grouped convolutions have rules of their own; under vmap too."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((3, 2, 7, 8, 8)))  # three groups of a batch
+    weights = jnp.asarray(rng.standard_normal((kernel, kernel, 8 // groups, 16)))
+    layer = Made(lambda make, x: make.conv(x, 16, kernel, stride, groups=groups, name="conv"))
+
+    def ours(x, weights):
+        run = jax.vmap(lambda x: layer.apply({"params": {"conv": {"kernel": weights}}}, x))
+        return jnp.sin(run(x)).sum()
+
+    def theirs(x, weights):
+        out = jax.lax.conv_general_dilated(
+            x.reshape(6, 7, 8, 8),
+            weights,
+            (stride, stride),
+            [(kernel // 2, kernel // 2)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+        return jnp.sin(out).sum()
+
+    for mine, jaxs in zip(
+        jax.grad(ours, (0, 1))(x, weights), jax.grad(theirs, (0, 1))(x, weights), strict=True
+    ):
+        np.testing.assert_allclose(mine, jaxs, rtol=1e-11, atol=1e-11)  # sums of a hundred terms
 
 
 @pytest.mark.parametrize("shape", [(8, 6), (7, 9)])

@@ -164,6 +164,47 @@ def check_collectives(text: str, params) -> None:
     assert parameters <= sum(sizes) <= 1.05 * parameters
 
 
+def test_devices_do_not_matter_to_what_is_dropped():
+    """Branches and features that are left out are drawn by group, not by device.
+
+    What stays is doubled, and so is its rounding.
+    """
+    drops = {"drop_path": 0.5, "dropout": 0.5}
+    (one, m1, _), (two, m2, _), (none, _, _) = (
+        take_step(Setup(width=4, groups=4, devices=devices, options=options))
+        for devices, options in ((1, drops), (2, drops), (1, {}))
+    )
+    assert relative(two, one) < 2e-6
+    assert relative(m2, m1) < 2e-6
+    assert relative(none["params"], one["params"]) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("model", "stem", "width", "layer"),
+    [
+        ("mobilenet_v2", None, None, "stage3"),
+        ("convnext_t", "cifar", 8, "stage3"),
+        ("deit_t", None, 24, "block6"),
+        ("swin_t", None, 24, "merge2"),
+    ],
+)
+def test_other_families_take_steps(model, stem, width, layer):
+    """A step moves every parameter but the keys' biases, which the softmax cancels."""
+    setup = Setup(
+        model=model, stem=stem, width=width, layer=layer, image=32, options={"drop_path": 0.1}
+    )
+    state = setup.create(jax.random.key(0))
+    images, labels = setup.batch(8)
+    after, metrics = jax.jit(setup.step)(state, images, labels)
+    assert all(math.isfinite(value) for value in metrics.values())
+    for path, leaf in jax.tree.leaves_with_path(after.params):
+        before = state.params
+        for entry in path:
+            before = before[entry.key]
+        assert bool(jnp.isfinite(leaf).all())
+        assert bool((leaf != before).any()), jax.tree_util.keystr(path)
+
+
 def test_groups_do_matter(one_device):
     """Ratios, partners and batch norm act within groups: other groups are another computation."""
     assert relative(one_device(8)[0]["params"], one_device(1)[0]["params"]) > 1e-4

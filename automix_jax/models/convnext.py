@@ -69,7 +69,7 @@ class ConvNeXt(Backbone, kw_only=True):
             for j in range(blocks):
                 x = ConvNeXtBlock(make, next(rates), name=f"{stage}_block{j + 1}")(x, train)
             yield stage, x
-        yield "pooled", make.layer_norm(global_pool(x), name="norm")
+        yield "pooled", make.layer_norm(global_pool(x), name="norm", wide=True)
 
 
 ConvNeXtT = functools.partial(ConvNeXt, stage_sizes=(3, 3, 9, 3))

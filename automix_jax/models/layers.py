@@ -10,6 +10,8 @@ import numpy as np
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from automix_jax.models.cpu_conv import faster_conv
+
 Init = Literal["paper", "torch_default"]
 Initializer = nn.initializers.Initializer
 
@@ -116,6 +118,7 @@ class Layers:
             kernel_init=kernel_init,
             bias_init=bias_init,
             dtype=self.dtype,
+            conv_general_dilated=faster_conv(kernel, groups, x.shape[-1]),
             name=name,
         )(x)
 
@@ -156,10 +159,16 @@ class Layers:
             name=name,
         )(x, train=train)
 
-    def layer_norm(self, x: Float[Array, "*b c"], *, name: str) -> Float[Array, "*b c"]:
-        """Layer norm over the last axis; its statistics are at least float32."""
+    def layer_norm(
+        self, x: Float[Array, "*b c"], *, name: str, wide: bool = False
+    ) -> Float[Array, "*b c"]:
+        """Layer norm over the last axis; its statistics are at least float32.
+
+        `wide` keeps the output so too, for what is pooled.
+        """
+        dtype = jnp.promote_types(x.dtype, jnp.float32) if wide else self.dtype
         return nn.LayerNorm(
-            epsilon=self.ln_epsilon, use_fast_variance=False, dtype=self.dtype, name=name
+            epsilon=self.ln_epsilon, use_fast_variance=False, dtype=dtype, name=name
         )(x)
 
     def _inits(self, fan_in: int, init: Init | None = None) -> tuple[Initializer, Initializer]:

@@ -111,7 +111,7 @@ class VisionTransformer(Backbone, kw_only=True):
             block = TransformerBlock(self.heads, make, rate, name=f"block{i + 1}")
             tokens = block(tokens, train)
             yield f"block{i + 1}", tokens[:, 1:].reshape(grid)
-        yield "pooled", make.layer_norm(tokens[:, 0], name="norm")
+        yield "pooled", make.layer_norm(tokens[:, 0], name="norm", wide=True)
 
 
 class WindowBlock(nn.Module):
@@ -258,7 +258,7 @@ class SwinTransformer(Backbone, kw_only=True):
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train)
             yield f"stage{i + 1}", x
-        yield "pooled", global_pool(make.layer_norm(x, name="norm"))
+        yield "pooled", global_pool(make.layer_norm(x, name="norm", wide=True))
 
 
 def _check_patches(images: Array, patch: int) -> None:

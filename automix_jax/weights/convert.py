@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 from automix_jax.errors import WeightsError
 from automix_jax.models import create_model, list_models, model_options
 from automix_jax.models.backbone import Backbone
-from automix_jax.weights.names import Path, namings, tensor_name
+from automix_jax.weights.names import Naming, Path, namings, tensor_name
 
 _PREFIXES = ("module.", "model.", "backbone.", "encoder_q.")
 _BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask")  # derived, not learned
@@ -241,16 +241,22 @@ def _suggestion(tensors: Mapping[str, np.ndarray]) -> str:
     for name in list_models():
         model = create_model(name)
         shapes = variable_shapes(model, (224, 224))
-        for naming in namings(model).values():
-            if all(
-                tensor_name(path, naming) in tensors
-                and _to_flax(path, tensors[tensor_name(path, naming)]).shape == shape
-                for path, shape in shapes.items()
-                if path[1] not in ("head", "positions", "stem_conv")
-            ):
-                fitting.append(name)
-                break
+        if any(_fits(tensors, shapes, naming) for naming in namings(model).values()):
+            fitting.append(name)
     return f" It is a {' or '.join(fitting)}." if fitting else ""
+
+
+def _fits(
+    tensors: Mapping[str, np.ndarray], shapes: Mapping[Path, tuple[int, ...]], naming: Naming
+) -> bool:
+    """Whether names and shapes are a network's, whatever its stem, image size and classes."""
+    free = ("head", "positions", "stem_conv")
+    names = {tensor_name(path, naming): path for path in shapes}
+    head = {name for name, path in names.items() if path[1] == "head"}
+    return names.keys() - head == tensors.keys() - head and all(
+        path[1] in free or _to_flax(path, tensors[name]).shape == shapes[path]
+        for name, path in names.items()
+    )
 
 
 def _settle_options(
