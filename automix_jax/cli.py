@@ -15,6 +15,29 @@ from automix_jax.errors import AutoMixError, ConfigError, did_you_mean
 from automix_jax.models import list_models
 
 _TRAIN_HELP = """\
+Trains a classifier, with AutoMix or a plain mixup, or goes on with the run of a folder.
+
+    {program} --config=CONFIG.py[:ARGUMENT] --workdir=DIR [--config.FIELD=VALUE ...]
+
+    --config    a recipe: see configs/. The argument chooses a variant of it,
+                method=automix|mixup|cutmix|vanilla, epochs=N, variant=paper|released:
+                --config=configs/cifar10_r18.py:method=mixup,epochs=200
+    --workdir   the run's folder: configuration, checkpoints, metrics, pictures, summary.
+                The same command goes on where an interrupted run stopped.
+    --config.FIELD=VALUE
+                overrides a field, such as --config.data.path=/data/cifar10,
+                --config.batch_size=256, --config.optimizer.lr=0.2, --config.seed=1.
+                automix_jax/config.py lists and explains all of them. The method is better
+                chosen by method= above, which also sets its alpha and its teacher.
+
+Try it, with the embedded images, in a few minutes on a CPU:
+
+    {program} --config=configs/quickstart.py --workdir=runs/quickstart
+
+Exit codes: 0 done, 2 usage or configuration, 64 data, 65 numbers, 66 checkpoint or workdir,
+67 weights.
+"""
+_HELP = """\
 automix COMMAND [ARGUMENTS]
 
     train            trains a classifier

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict, config_dict
 
+from automix_jax import models
 from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.mixups import list_mixups
-from automix_jax.models import create_model, list_models, paper_layer
+from automix_jax.models import list_models, paper_layer
 
 if TYPE_CHECKING:
     from automix_jax.data import Facts
@@ -45,15 +46,15 @@ def default_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "resnet18"
-    # The feature map that MixBlock reads, the paper's l; the model's own in the authors' recipes.
-    config.model.layer = config_dict.placeholder(str)
+    # The feature map that MixBlock reads, the paper's l; empty for that of the authors' recipes.
+    config.model.layer = ""
     config.model.init = "paper"  # paper, torch_default: how weights start
     config.model.drop_path = 0.0  # rate of stochastic depth at the last block
     config.model.dropout = 0.0  # rate on the pooled features
-    # Options that some models have; the architecture's own where nothing is said.
-    config.model.stem = config_dict.placeholder(str)  # imagenet, cifar (3 x 3, no pooling)
+    # Options that some models have; the architecture's own where they are empty.
+    config.model.stem = ""  # imagenet, cifar (3 x 3, no pooling)
     config.model.width = config_dict.placeholder(int)  # channels of the first stage
-    config.model.convention = config_dict.placeholder(str)  # torch, tf: padding of efficientnet_b0
+    config.model.convention = ""  # torch, tf: padding of efficientnet_b0
     config.model.bn_unbiased = False  # running variance estimated as in PyTorch
 
     config.method = ConfigDict()
@@ -119,7 +120,7 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     _check_numbers(config)
     _check_batch(config, num_devices)
     _check_method(config)
-    create_model(config.model.name, **model_options(config))  # refuses options it does not have
+    _check_options(config)
 
 
 def validate_data(config: ConfigDict, facts: "Facts") -> None:
@@ -163,7 +164,7 @@ def validate_data(config: ConfigDict, facts: "Facts") -> None:
 def architecture(config: ConfigDict) -> dict[str, Any]:
     """The options of the backbone, as far as they are set, that its weights depend on."""
     names = ("stem", "width", "convention")
-    return {name: config.model[name] for name in names if config.model[name] is not None}
+    return {name: config.model[name] for name in names if config.model[name] not in ("", None)}
 
 
 def model_options(config: ConfigDict) -> dict[str, Any]:
@@ -181,8 +182,7 @@ def model_options(config: ConfigDict) -> dict[str, Any]:
 
 def layer(config: ConfigDict) -> str:
     """The feature map that MixBlock reads."""
-    chosen = config.model.layer
-    return paper_layer(config.model.name) if chosen is None else chosen
+    return config.model.layer or paper_layer(config.model.name)
 
 
 def heads(config: ConfigDict) -> tuple[str, ...]:
@@ -220,8 +220,8 @@ _CHOICES = {
     "method.name": METHODS,
     "model.name": list_models(),
     "model.init": ("paper", "torch_default"),
-    "model.stem": (None, "cifar", "imagenet"),
-    "model.convention": (None, "torch", "tf"),
+    "model.stem": ("", "cifar", "imagenet"),
+    "model.convention": ("", "torch", "tf"),
     "compute_dtype": ("auto", "float32", "bfloat16"),
     "data.padding_mode": ("zero", "reflect"),
     "mixblock.lam_embed": ("concat", "none"),
@@ -237,7 +237,7 @@ def _check_choices(config: ConfigDict) -> None:
     for name, known in _CHOICES.items():
         value = _get(config, name)
         if value not in known:
-            named = tuple(choice for choice in known if choice is not None)
+            named = tuple(filter(None, known))
             hint = did_you_mean(str(value), named)
             raise ConfigError(
                 f"config.{name} is {value!r}, which is not known.{hint} Use {_one_of(named)}."
@@ -312,6 +312,20 @@ def _check_method(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.eval.headline is {config.eval.headline!r}, but this run evaluates"
             f" {_one_of(evaluated(config))}: use one of them."
+        )
+
+
+def _check_options(config: ConfigDict) -> None:
+    name, known = config.model.name, models.model_options(config.model.name)
+    for option, value in architecture(config).items():
+        if option not in known:
+            raise ConfigError(
+                f"config.model.{option} is {value!r}, but {name} has no such option: leave it empty"
+                f" (--config.model.{option}=)."
+            )
+    if config.model.bn_unbiased and "bn_unbiased" not in known:
+        raise ConfigError(
+            f"config.model.bn_unbiased is True, but {name} has no batch norm: set it to False."
         )
 
 

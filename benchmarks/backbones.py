@@ -42,7 +42,7 @@ class Network:
     """A backbone at the image size of its recipe."""
 
     name: str
-    stem: str | None
+    stem: str
     size: int
 
     @property
@@ -58,9 +58,9 @@ def networks(names: Sequence[str]) -> list[Network]:
     for name in names:
         stems = "stem" in model_options(name)
         if stems or name in SMALL:
-            result.append(Network(name, "cifar" if stems else None, 32))
+            result.append(Network(name, "cifar" if stems else "", 32))
         if name not in SMALL:
-            result.append(Network(name, "imagenet" if stems else None, 224))
+            result.append(Network(name, "imagenet" if stems else "", 224))
     return result
 
 

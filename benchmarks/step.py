@@ -129,7 +129,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             setattr(args, name, value)
     args.layer = args.layer or paper_layer(args.model)
     if "stem" not in model_options(args.model):
-        args.stem = None
+        args.stem = ""
     return args
 
 

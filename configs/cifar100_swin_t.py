@@ -15,7 +15,7 @@ from configs import common
 def get_config(arg=None):
     """Returns the configuration; for the argument see `configs/common.py`."""
     config = common.cifar(100)
-    config.model.name, config.model.stem = "swin_t", None
+    config.model.name, config.model.stem = "swin_t", ""
     config.data.image_size, config.data.padding = 224, 28
     config.epochs = 200
     common.adamw(config, 0.0005, 1e-4, warmup=20, drop_path=0.2)

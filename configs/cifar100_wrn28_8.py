@@ -13,7 +13,7 @@ from configs import common
 def get_config(arg=None):
     """Returns the configuration; for the argument see `configs/common.py`."""
     config = common.cifar(100)
-    config.model.name, config.model.stem = "wrn28_8", None
+    config.model.name, config.model.stem = "wrn28_8", ""
     config.epochs = 400
     config.optimizer.lr = config.optimizer.mixblock_lr = 0.03
     config.optimizer.weight_decay = 1e-3

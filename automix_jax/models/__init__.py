@@ -72,8 +72,9 @@ def model_options(name: str) -> tuple[str, ...]:
         ConfigError: for a name that is not known.
     """
     module: Any = _entry(name).make.func
-    fixed = {"parent", "name", "num_classes", "stage_sizes", "block", "stages", "activation"}
-    return tuple(sorted({field.name for field in dataclasses.fields(module)} - fixed))
+    fixed = {"parent", "name", "num_classes"}
+    tables = {"stage_sizes", "block", "stages", "activation", "squeeze"}  # make it another network
+    return tuple(sorted({field.name for field in dataclasses.fields(module)} - fixed - tables))
 
 
 def paper_layer(name: str) -> str:

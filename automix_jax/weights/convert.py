@@ -150,6 +150,12 @@ def fit(variables: PyTree, shapes: Mapping[Path, tuple[int, ...]]) -> PyTree:
         WeightsError: if another shape differs.
     """
     flat = flax.traverse_util.flatten_dict(variables)
+    for first in (("params", "stem_conv", "kernel"), ("params", "patch", "kernel")):
+        if first in flat and first in shapes and flat[first].shape[2] != shapes[first][2]:
+            raise WeightsError(
+                f"the weights read images of {flat[first].shape[2]} channels, and these have"
+                f" {shapes[first][2]}: convert the images, or start without the weights."
+            )
     key = ("params", "positions")
     if key in flat and flat[key].shape != shapes[key]:
         positions = flat[key]
