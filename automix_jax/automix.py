@@ -75,7 +75,7 @@ class AutoMix:
         """Draws ratios and partners for groups of the batch, one key [g] each."""
 
         def draw_group(rng):
-            networks = jax.random.fold_in(rng, 3)
+            networks = jax.random.fold_in(rng, 3)  # the next after the three of the split
             rngs = jax.random.split(rng, 3)
             lam = sample_lam(rngs[0], self.alpha, (2,))
             perms = (sample_perm(rngs[1], group_size), sample_perm(rngs[2], group_size))

@@ -81,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
     except AutoMixError as error:
         return _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written.", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -152,13 +155,14 @@ def export(argv: Sequence[str]) -> None:
     add("--checkpoint", choices=("last", "best"), default="last", help="(default: %(default)s)")
     add("--naming", metavar="NAME", help="torchvision, timm, ... where a network has several")
     arguments = parser.parse_args(argv)
+    formats = arguments.format.split(",")
+    export_lib.check_formats(formats)
     trained = load_run(
         arguments.workdir,
         network=arguments.network,
         head=arguments.head,
         checkpoint=arguments.checkpoint,
     )
-    formats = arguments.format.split(",")
     for path in export_lib.export(trained, arguments.out, formats, arguments.naming):
         print(f"{path}  {path.stat().st_size:,} bytes")
 

@@ -54,7 +54,7 @@ def default_config() -> ConfigDict:
     # Options that some models have; the architecture's own where they are empty.
     config.model.stem = ""  # imagenet, cifar (3 x 3, no pooling)
     config.model.width = config_dict.placeholder(int)  # channels of the first stage
-    config.model.convention = ""  # torch, tf: padding of efficientnet_b0
+    config.model.convention = ""  # torch, tf: of mobilenet_v2, efficientnet_b0
     config.model.bn_unbiased = False  # running variance estimated as in PyTorch
 
     config.method = ConfigDict()
@@ -87,7 +87,7 @@ def default_config() -> ConfigDict:
     config.optimizer.name = "sgd"  # sgd, adamw
     config.optimizer.lr = 0.1
     config.optimizer.min_lr = 0.0
-    config.optimizer.warmup_epochs = 0  # of the student's rate; MixBlock's has none
+    config.optimizer.warmup_epochs = 0.0  # of the student's rate; MixBlock's has none
     config.optimizer.clip = 0.0  # gradients' norm over student and MixBlock together; 0: no limit
     config.optimizer.momentum = 0.9  # of sgd
     config.optimizer.weight_decay = 1e-4
@@ -163,7 +163,7 @@ def validate_data(config: ConfigDict, facts: "Facts") -> None:
 
 def architecture(config: ConfigDict) -> dict[str, Any]:
     """The options of the backbone, as far as they are set, that its weights depend on."""
-    names = ("stem", "width", "convention")
+    names = models.ARCHITECTURE
     return {name: config.model[name] for name in names if config.model[name] not in ("", None)}
 
 
@@ -278,6 +278,11 @@ def _check_numbers(config: ConfigDict) -> None:
                 f"config.optimizer.{floor} is {config.optimizer[floor]}, above config.optimizer."
                 f"{name}, {config.optimizer[name]}: the rate falls from the one to the other."
             )
+    if config.optimizer.warmup_epochs >= config.epochs:
+        raise ConfigError(
+            f"config.optimizer.warmup_epochs is {config.optimizer.warmup_epochs}, as long as the"
+            f" run of {config.epochs} epochs: use less."
+        )
     if config.model.width is not None and config.model.width < 1:
         raise ConfigError(f"config.model.width is {config.model.width}: it must be above 0.")
     if not config.data.std or min(config.data.std) <= 0:

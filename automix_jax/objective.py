@@ -153,14 +153,14 @@ class MixupTraining:
         def mix_group(rng, images, labels):
             return self.mix(rng, images, labels, num_classes=self.model.num_classes)
 
-        rngs = jax.vmap(lambda rng: jax.random.fold_in(rng, 1))(draws)
+        rngs = jax.vmap(jax.random.split)(draws)  # [g, 2], for the mixup and the network
         mixed = jax.vmap(mix_group)(
-            draws, images.reshape(groups, -1, *images.shape[1:]), labels.reshape(groups, -1)
+            rngs[:, 0], images.reshape(groups, -1, *images.shape[1:]), labels.reshape(groups, -1)
         )
         targets = mixed.targets.reshape(len(labels), -1)
         mixed_images = mixed.images.reshape(images.shape)
         logits, _, stats = forward(
-            self.model, params["student"], frozen.student_stats, mixed_images, rngs
+            self.model, params["student"], frozen.student_stats, mixed_images, rngs[:, 1]
         )
         loss = soft_cross_entropy(logits["mix"], targets)
         return loss, Outcome(

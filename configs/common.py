@@ -106,13 +106,13 @@ def imagenet() -> ConfigDict:
     return config
 
 
-def adamw(config: ConfigDict, lr: float, floor: float, warmup: int, drop_path: float) -> None:
+def adamw(config: ConfigDict, lr: float, floor: float, warmup: float, drop_path: float) -> None:
     """The authors' AdamW settings for transformers and ConvNeXt."""
     config.optimizer.name = "adamw"
     config.optimizer.schedule = "step"
     config.optimizer.weight_decay = 0.05
     config.optimizer.lr, config.optimizer.min_lr = lr, floor
-    config.optimizer.warmup_epochs = warmup
+    config.optimizer.warmup_epochs = float(warmup)
     config.optimizer.mixblock_lr, config.optimizer.mixblock_min_lr = 1e-3, 1e-4
     config.model.drop_path = drop_path
 
@@ -146,6 +146,7 @@ def finish(
             raise ConfigError(
                 f"epochs={options['epochs']} is not a number of epochs: use 1 or more."
             )
+        config.optimizer.warmup_epochs *= int(options["epochs"]) / config.epochs
         config.epochs = int(options["epochs"])
     config.method.name = method
     config.method.alpha = alpha.get(method, 1.0)

@@ -18,5 +18,4 @@ def get_config(arg=None):
     config.epochs = 300
     config.batch_size, config.num_groups = 4096, 8
     common.adamw(config, 4e-3, 1e-6, warmup=20, drop_path=0.1)
-    config.optimizer.clip = 0.0
     return common.finish(config, arg, common.DEIT_ALPHA, common.released_transformer)

@@ -22,8 +22,10 @@ def automix_mixer(
 ) -> Callable[[PyTree, PyTree, PyTree, Array, float], tuple[Array, Array]]:
     """Returns a function from (teacher, its stats, MixBlock params, uint8 images, lam) to masks.
 
-    Partners are the batch turned by one. The teacher uses the batch's statistics, as in training.
+    Partners are the batch turned by one. The teacher uses the batch's statistics, as in training,
+    but drops nothing.
     """
+    model = model.clone(backbone=model.backbone.clone(drop_path=0.0, dropout=0.0))
 
     @jax.jit
     def mix(teacher, stats, params, images, lam):

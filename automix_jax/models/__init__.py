@@ -9,7 +9,17 @@ from automix_jax.models import convnext, mobile, resnet, transformer, wide_resne
 from automix_jax.models.backbone import Backbone
 from automix_jax.models.classifier import Classifier
 
-__all__ = ["Backbone", "Classifier", "create_model", "list_models", "model_options", "paper_layer"]
+ARCHITECTURE = ("stem", "width", "convention")  # the options that weights depend on
+
+__all__ = [
+    "ARCHITECTURE",
+    "Backbone",
+    "Classifier",
+    "create_model",
+    "list_models",
+    "model_options",
+    "paper_layer",
+]
 
 
 class _Entry(NamedTuple):
@@ -73,7 +83,9 @@ def model_options(name: str) -> tuple[str, ...]:
     """
     module: Any = _entry(name).make.func
     fixed = {"parent", "name", "num_classes"}
-    tables = {"stage_sizes", "block", "stages", "activation", "squeeze"}  # make it another network
+    tables = {  # which make it another network
+        *("stage_sizes", "block", "stages", "activation", "squeeze", "heads", "blocks", "patch")
+    }
     return tuple(sorted({field.name for field in dataclasses.fields(module)} - fixed - tables))
 
 

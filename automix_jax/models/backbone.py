@@ -65,6 +65,9 @@ class Backbone(nn.Module, kw_only=True):
         for name, x in self.trunk(images, train):
             if name == "pooled":
                 break
+            if 0 in x.shape[1:3]:
+                size = f"{images.shape[1]} x {images.shape[2]}"
+                raise ValueError(f"images of {size} are too small: nothing is left at {name}.")
             features[name] = x
             if name == stop_at:
                 return None, features

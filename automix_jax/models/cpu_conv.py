@@ -49,7 +49,7 @@ def _grouped(
     padding: Sequence[tuple[int, int]],
     **options: Any,
 ) -> Float[Array, "b h2 w2 o"]:
-    """JAX's convolution with a weight gradient of our own."""
+    """JAX's convolution with a weight gradient of our own; for reverse mode only."""
 
     def run(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)

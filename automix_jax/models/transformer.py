@@ -27,6 +27,8 @@ def _attend(
     """
     batch, tokens, channels = x.shape
     windows = 1 if bias is None else len(bias)
+    if channels % heads:
+        raise ValueError(f"{channels} channels do not divide among {heads} heads.")
     qkv = make.dense(x, 3 * channels, name="qkv")  # [q; k; v], each of them head by head
     qkv = qkv.reshape(batch // windows, windows, tokens, 3, heads, channels // heads)
     query, key, value = (qkv[:, :, :, i] for i in range(3))
@@ -101,11 +103,11 @@ class VisionTransformer(Backbone, kw_only=True):
             name="patch",
         )
         grid = x.shape  # [B, h, w, C]
-        tokens = x.reshape(len(x), -1, self.width)
+        tokens = x.reshape(x.shape[0], -1, self.width)
         start = nn.initializers.zeros if self.init_scheme == "torch_default" else _normal
         cls = self.param("cls", start, (1, 1, self.width))
         positions = self.param("positions", start, (1, 1 + tokens.shape[1], self.width))
-        cls = jnp.broadcast_to(cls, (len(x), 1, self.width)).astype(x.dtype)
+        cls = jnp.broadcast_to(cls, (x.shape[0], 1, self.width)).astype(x.dtype)
         tokens = jnp.concatenate([cls, tokens], axis=1) + positions.astype(x.dtype)
         for i, rate in enumerate(drop_path_rates(self.drop_path, self.blocks)):
             block = TransformerBlock(self.heads, make, rate, name=f"block{i + 1}")

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -56,9 +56,10 @@ class Experiment:
     lr: dict[str, optax.Schedule]
 
 
-def make_mesh() -> Mesh:
-    """All devices on one axis, "data"."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Devices, by default all, on one axis, "data"."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -79,16 +80,17 @@ def compute_dtype(config: ConfigDict) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def build(config: ConfigDict, facts: Facts) -> Experiment:
-    """Builds an experiment; the configuration has been validated.
+def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experiment:
+    """Builds an experiment on a mesh, by default of all devices; the config has been validated.
 
     Raises:
-        ConfigError: if the data and the configuration disagree, or the layer does not exist.
+        ConfigError: if data and configuration disagree, the network cannot take the images, or the
+            layer does not exist.
     """
     config_lib.validate_data(config, facts)
-    mesh = make_mesh()
+    mesh = mesh or make_mesh()
     model = make_model(config, facts.num_classes)
-    check_layer(config, model, facts.image_shape)
+    check_network(config, model, facts.image_shape)
     steps_per_epoch = facts.train_images // config.batch_size
     lr = make_lr(config, steps_per_epoch)
     mixblock = make_mixblock(config) if config.method.name == "automix" else None
@@ -249,20 +251,26 @@ def make_optimizer(
     return optim.by_group(groups, optimizer.clip)
 
 
-def check_layer(config: ConfigDict, model: Classifier, image_shape: tuple[int, int, int]) -> None:
-    """Checks that the feature map for MixBlock exists and is not a single position.
+def check_network(config: ConfigDict, model: Classifier, image_shape: tuple[int, int, int]) -> None:
+    """Checks that the network takes the images, and MixBlock's feature map has several positions.
 
     Raises:
         ConfigError: naming the field, its value and the remedy.
     """
-    if config.method.name != "automix":
-        return
 
     def feature_maps(images):
         (_, features), _ = model.init_with_output(jax.random.key(0), images)
         return features
 
-    features = jax.eval_shape(feature_maps, jnp.zeros((2, *image_shape)))
+    try:
+        features = jax.eval_shape(feature_maps, jnp.zeros((2, *image_shape)))
+    except ValueError as error:
+        raise ConfigError(
+            f"config.model.name {config.model.name} cannot be built for images of"
+            f" {image_shape[0]} x {image_shape[1]}: {error}"
+        ) from error
+    if config.method.name != "automix":
+        return
     layer = config_lib.layer(config)
     if layer not in features:
         raise ConfigError(

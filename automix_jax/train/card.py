@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 import automix_jax
-from automix_jax import config as config_lib
+from automix_jax.models import ARCHITECTURE
 from automix_jax.train.trained import Trained
 from automix_jax.weights.folder import sha256
 
@@ -35,7 +36,7 @@ def write_card(
     readme, card = out / "README.md", out / "card.json"
     content = {
         "model": trained.config.model.name,
-        "options": config_lib.architecture(trained.config),
+        "options": _options(trained),
         "network": trained.network,
         "head": trained.head,
         "naming": naming,
@@ -64,20 +65,21 @@ def _markdown(trained: Trained, files: Sequence[Path], naming: str) -> str:
     names = ", ".join(facts.class_names[:_CLASSES_SHOWN])
     more = ", ... (all in card.json)" if facts.num_classes > _CLASSES_SHOWN else ""
     rows = [
-        f"| {name} | {value:.2f} |" + (" this one" if name == _chosen(trained) else "")
+        f"| {name} | {value:.2f} |" + (" this one |" if name == _chosen(trained) else " |")
         for name, value in trained.accuracies.items()
     ]
-    measured = ["| network and head | top-1, % |", "|---|---|", *rows]
+    measured = ["| network and head | top-1, % | |", "|---|---|---|", *rows]
     if not rows:
         measured = ["It was not evaluated at this step."]
-    options = "".join(f", {k} {v}" for k, v in config_lib.architecture(config).items())
+    options = "".join(f", {k} {v}" for k, v in _options(trained).items())
+    epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs} epochs"
     colours = "RGB" if channels == 3 else "gray"
     return "\n".join(
         [
             f"# {config.model.name}, trained with {config.method.name} on {facts.name}",
             "",
             f"The {trained.network} with its {trained.head} head after step {trained.step:,} of a"
-            f" run of {config.epochs} epochs: {config.model.name}{options}. Trained by automix_jax"
+            f" run of {epochs}: {config.model.name}{options}. Trained by automix_jax"
             f" {automix_jax.__version__} on {facts.train_images:,} images of {facts.num_classes}"
             f" classes. The whole configuration is in card.json.",
             "",
@@ -101,6 +103,12 @@ def _markdown(trained: Trained, files: Sequence[Path], naming: str) -> str:
     )
 
 
+def _options(trained: Trained) -> dict[str, Any]:
+    """The options of the network that its weights depend on, also where they are its defaults."""
+    known = [name for name in ARCHITECTURE if hasattr(trained.model, name)]
+    return {name: getattr(trained.model, name) for name in known}
+
+
 def _chosen(trained: Trained) -> str:
     return f"{trained.network}_{trained.head}"
 
@@ -112,11 +120,16 @@ def _numbers(values: Sequence[float]) -> str:
 def _usage(trained: Trained, path: Path, naming: str) -> list[str]:
     """How to load one of the files."""
     if path.suffix in (".safetensors", ".pth"):
-        reader = "safetensors.torch.load_file" if path.suffix == ".safetensors" else "torch.load"
-        lines = [f'state = {reader}("{path.name}")  # names of {naming}']
-        library = _library_call(trained, naming)
-        if library:
-            lines.append(f"{library}.load_state_dict(state)")
+        module, reader = (
+            ("safetensors.torch", "load_file")
+            if path.suffix == ".safetensors"
+            else ("torch", "load")
+        )
+        lines = [f"import {module}", f'state = {module}.{reader}("{path.name}")  # {naming} names']
+        network = _library_call(trained, naming)
+        if network:
+            library = network.split(".")[0]
+            lines += [f"import {library}", f"network = {network}", "network.load_state_dict(state)"]
     elif path.suffix == ".pkl":
         lines = [
             "# Detectron2's config",
@@ -125,6 +138,7 @@ def _usage(trained: Trained, path: Path, naming: str) -> list[str]:
         ]
     else:
         lines = [
+            "import jax.export",
             f'predict = jax.export.deserialize(open("{path.name}", "rb").read()).call',
             "logits = predict(images)  # normalised float32 [B, H, W, C], any B",
         ]
@@ -134,13 +148,20 @@ def _usage(trained: Trained, path: Path, naming: str) -> list[str]:
 def _library_call(trained: Trained, naming: str) -> str | None:
     """The PyTorch expression that makes the network, where a library has it as it is."""
     name, model = trained.config.model.name, trained.config.model
-    classes, side = trained.facts.num_classes, trained.facts.image_shape[0]
-    if model.width is not None or model.stem == "cifar" or trained.facts.image_shape[2] != 3:
+    classes, (height, width, channels) = trained.facts.num_classes, trained.facts.image_shape
+    convention = getattr(trained.model, "convention", "torch")
+    if model.width is not None or model.stem == "cifar" or channels != 3:
+        return None
+    if name.startswith(("deit", "swin")) and height != width:
+        return None
+    if (name.startswith("swin") and height != 224) or (name, convention) == ("mobilenet_v2", "tf"):
+        return None
+    if naming == "torchvision" and convention == "tf":
         return None
     if naming == "torchvision" and name in _TORCHVISION:
         return f"torchvision.models.{name}(num_classes={classes})"
     if name not in _TIMM_NAMES or naming not in ("timm", "torchvision"):
         return None
-    prefix = "tf_" if name == "efficientnet_b0" and model.convention != "torch" else ""
-    size = f", img_size={side}" if name.startswith("deit") and side != 224 else ""
+    prefix = "tf_" if convention == "tf" else ""
+    size = f", img_size={height}" if name.startswith("deit") and height != 224 else ""
     return f'timm.create_model("{prefix}{_TIMM_NAMES[name]}", num_classes={classes}{size})'

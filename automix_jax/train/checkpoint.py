@@ -16,16 +16,16 @@ class Checkpoints:
     Saving returns as soon as the arrays have left the device; `close` waits for the disk.
     """
 
-    def __init__(self, folder: Path, keep: int):
-        """Opens or makes the folders.
+    def __init__(self, folder: Path, keep: int, *, create: bool = True):
+        """Opens the folders, and makes them where asked.
 
         Raises:
             CheckpointError: if they cannot be made.
         """
         self.folder = folder
         try:
-            self._last = _manager(folder / "last", keep)
-            self._best = _manager(folder / "best", 1)
+            self._last = _manager(folder / "last", keep, create)
+            self._best = _manager(folder / "best", 1, create)
         except OSError as error:
             raise CheckpointError(
                 f"{folder} cannot be written ({error.strerror}): choose another --workdir."
@@ -95,10 +95,10 @@ class Checkpoints:
         self._best.close()
 
 
-def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+def _manager(folder: Path, keep: int, create: bool) -> ocp.CheckpointManager:
     policies = ocp.checkpoint_managers.preservation_policy
     options = ocp.CheckpointManagerOptions(
-        create=True, preservation_policy=policies.LatestN(keep), enable_async_checkpointing=True
+        create=create, preservation_policy=policies.LatestN(keep), enable_async_checkpointing=True
     )
     return ocp.CheckpointManager(folder.absolute(), options=options)
 

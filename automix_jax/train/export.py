@@ -4,14 +4,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import automix_jax
-from automix_jax.errors import ConfigError, WeightsError
+from automix_jax.errors import ConfigError, WeightsError, did_you_mean
+from automix_jax.new_folder import new_folder
 from automix_jax.train.card import write_card
 from automix_jax.train.trained import Trained
 from automix_jax.weights import to_state_dict, write_pth, write_safetensors
-from automix_jax.weights.convert import namings
 from automix_jax.weights.formats import to_detectron2, to_stablehlo, write_detectron2
+from automix_jax.weights.names import namings
 
-FORMATS = ("safetensors", "pth", "detectron2", "stablehlo")
+_SUFFIXES = {
+    "safetensors": ".safetensors",
+    "pth": ".pth",
+    "detectron2": ".detectron2.pkl",
+    "stablehlo": ".stablehlo",
+}
+FORMATS = tuple(_SUFFIXES)
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raises a ConfigError for a format that is not of FORMATS."""
+    for name in formats:
+        if name not in FORMATS:
+            hint = did_you_mean(name, FORMATS)
+            raise ConfigError(
+                f"format {name!r} is not known.{hint} Use some of {','.join(FORMATS)}."
+            )
 
 
 def export(
@@ -21,45 +38,38 @@ def export(
 
     Args:
         trained: from `load_run`.
-        out: a folder, which is made; files of the same names are replaced.
+        out: a folder that does not exist, or is empty; it appears when all is written.
         formats: of FORMATS.
         naming: of the tensors in safetensors and pth, see `namings`; the network's first when None.
 
     Raises:
         ConfigError: for an unknown format.
-        WeightsError: if a format cannot hold the network, before anything is written; or if the
-            folder cannot be written.
+        WeightsError: if a format or naming cannot hold the network, or the folder is not empty or
+            cannot be written.
     """
-    for name in formats:
-        if name not in FORMATS:
-            raise ConfigError(f"format {name!r} is not known: use {', '.join(FORMATS)}.")
-    out, model, variables = Path(out), trained.model, trained.variables
+    check_formats(formats)
+    model, variables = trained.model, trained.variables
     naming = naming or next(iter(namings(model)))
+    if naming == "torchvision" and getattr(model, "convention", "torch") != "torch":
+        raise WeightsError(
+            "torchvision's network pads symmetrically and this one as TensorFlow does (convention"
+            " 'tf'): export it with --naming=timm."
+        )
     tensors = to_state_dict(model, variables, naming)
-    if "detectron2" in formats:
-        detectron = to_detectron2(model, variables)
-    if "stablehlo" in formats:
-        program = to_stablehlo(model, variables, trained.facts.image_shape)
     author = f"automix_jax {automix_jax.__version__}"
     stem = trained.config.model.name
-    paths = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if "safetensors" in formats:
-            paths.append(out / f"{stem}.safetensors")
-            write_safetensors(paths[-1], tensors, {"format": "pt", "author": author})
-        if "pth" in formats:
-            paths.append(out / f"{stem}.pth")
-            write_pth(paths[-1], tensors)
-        if "detectron2" in formats:
-            paths.append(out / f"{stem}.detectron2.pkl")
-            write_detectron2(paths[-1], detectron, author)
-        if "stablehlo" in formats:
-            paths.append(out / f"{stem}.stablehlo")
-            paths[-1].write_bytes(program)
-        paths += write_card(out, trained, paths, naming)
-    except OSError as error:
-        raise WeightsError(
-            f"{out} cannot be written ({error.strerror}): choose another --out."
-        ) from error
-    return paths
+    out = Path(out).expanduser()
+    with new_folder(out) as folder:
+        paths = [folder / f"{stem}{_SUFFIXES[name]}" for name in formats]
+        for name, path in zip(formats, paths, strict=True):
+            match name:
+                case "safetensors":
+                    write_safetensors(path, tensors, {"format": "pt", "author": author})
+                case "pth":
+                    write_pth(path, tensors)
+                case "detectron2":
+                    write_detectron2(path, to_detectron2(model, variables), author)
+                case "stablehlo":
+                    path.write_bytes(to_stablehlo(model, variables, trained.facts.image_shape))
+        paths += write_card(folder, trained, paths, naming)
+    return [out / path.name for path in paths]

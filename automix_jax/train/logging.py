@@ -25,7 +25,7 @@ class Logger:
         """
         self.console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self.path = workdir / "metrics.jsonl"
-        self.records = _records_until(self.path, step)
+        self.records = read_records(self.path, step)
         write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
         self._file = self.path.open("a")
         self._events = self._open_events(workdir, step) if tensorboard else None
@@ -84,7 +84,12 @@ class Logger:
             self._events.close()
 
 
-def _records_until(path: Path, step: int) -> list[dict[str, Any]]:
+def read_records(path: Path, step: int) -> list[dict[str, Any]]:
+    """Returns the records of metrics.jsonl up to a step, without a last line cut short.
+
+    Raises:
+        CheckpointError: if another line cannot be read.
+    """
     if not path.exists():
         return []
     lines = path.read_text().splitlines()

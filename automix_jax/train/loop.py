@@ -59,10 +59,11 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     dataset = load_dataset(
         config.data.name, config.data.path or None, config.data.image_size or None
     )
-    pretrained = warm_start.read(config)
-    config = warm_start.settle(config, pretrained)
-    experiment = build(config, dataset.facts)
     workdir = Path(workdir).expanduser()
+    config, pretrained = warm_start.settle(config, workdir)
+    experiment = build(config, dataset.facts)
+    if pretrained is not None:
+        warm_start.check(experiment, pretrained)
     config = _resolve(config, len(dataset.train.labels) // config.batch_size)
     workdir_lib.claim(workdir, config, dataset.facts)
     return _Run(config, workdir, dataset, experiment, pretrained).train()

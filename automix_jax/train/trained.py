@@ -1,9 +1,8 @@
 """What a run has trained: one network with one of its heads, ready to be used."""
 
+import contextlib
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,12 +11,13 @@ from ml_collections import ConfigDict
 
 from automix_jax import config as config_lib
 from automix_jax.data import Facts, load_dataset
-from automix_jax.errors import CheckpointError, ConfigError
+from automix_jax.errors import CheckpointError, ConfigError, DataError
 from automix_jax.models import create_model
 from automix_jax.models.backbone import Backbone
 from automix_jax.train import workdir as workdir_lib
-from automix_jax.train.build import build, named_key, replicated
+from automix_jax.train.build import build, make_mesh, named_key, replicated
 from automix_jax.train.checkpoint import Checkpoints, template
+from automix_jax.train.logging import read_records
 from automix_jax.train.teacher import make_teacher_stats
 
 
@@ -67,9 +67,9 @@ def load_run(
     Raises:
         CheckpointError: if the folder is not a run's, or has no such checkpoint.
         ConfigError: if the run has no such network or head.
-        DataError: if the training images are needed and cannot be read.
+        DataError: if the training images are needed and cannot be read, or are others.
     """
-    workdir = Path(workdir)
+    workdir = Path(workdir).expanduser()
     config, facts = workdir_lib.read(workdir)
     headline = config.eval.headline.split("_")
     network, head = network or headline[0], head or headline[1]
@@ -78,28 +78,28 @@ def load_run(
             f"the run in {workdir} has no {network}_{head}: choose --network and --head from"
             f" {', '.join(config_lib.evaluated(config))}."
         )
-    experiment = build(config, facts)
+    if not workdir_lib.has_checkpoint(workdir, checkpoint):
+        raise CheckpointError(
+            f"{workdir / 'checkpoints' / checkpoint} holds no checkpoint: train first."
+        )
+    experiment = build(config, facts, make_mesh(jax.devices()[:1]))
     tree = {
         "state": jax.eval_shape(experiment.create, named_key(0, "state")),
         "metrics": jax.eval_shape(experiment.create_metrics),
     }
-    folder = workdir / "checkpoints"
-    if not any(folder.glob(f"{checkpoint}/[0-9]*")):
-        raise CheckpointError(f"{folder / checkpoint} holds no checkpoint: train first.")
-    checkpoints = Checkpoints(folder, config.run.keep_checkpoints)
-    try:
+    keep = config.run.keep_checkpoints
+    checkpoints = Checkpoints(workdir / "checkpoints", keep, create=False)
+    with contextlib.closing(checkpoints):
         found = checkpoints.restore(
             template(tree, replicated(experiment.mesh)), best=checkpoint == "best"
         )
-    finally:
-        checkpoints.close()
     assert found is not None  # there is one
     state = found[0]["state"]
     params, stats = state.params["student"], state.student_stats
     if network == "teacher":
         params, stats = state.teacher, state.teacher_stats
         if stats:
-            stats = make_teacher_stats(config, experiment)(state, _training_images(config))
+            stats = make_teacher_stats(config, experiment)(state, _training_images(config, facts))
     variables = {"params": {**params["backbone"], "head": params[f"head_{head}"]}}
     if stats:
         variables["batch_stats"] = stats["backbone"]
@@ -116,19 +116,26 @@ def load_run(
     )
 
 
-def _training_images(config: ConfigDict) -> jax.Array:
+def _training_images(config: ConfigDict, facts: Facts) -> jax.Array:
+    """The images that the run was trained on.
+
+    Raises:
+        DataError: if they cannot be read, or are others.
+    """
     data = config.data
     dataset = load_dataset(data.name, data.path or None, data.image_size or None)
+    if dataset.facts != facts:
+        raise DataError(
+            f"the data of {data.name} ({data.path or 'embedded'}) is not that of the run, by which"
+            " its teacher's statistics are estimated: put it back, or export the student."
+        )
     return jax.numpy.asarray(dataset.train.images)
 
 
 def _accuracies(workdir: Path, step: int) -> dict[str, float]:
     """What metrics.jsonl says of a step, by network_head."""
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
     prefix = "eval/accuracy_"
-    for line in reversed(lines):
-        record: dict[str, Any] = json.loads(line)
+    for record in reversed(read_records(workdir / "metrics.jsonl", step)):
         if record["step"] == step:
             return {
                 name.removeprefix(prefix): value

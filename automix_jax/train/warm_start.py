@@ -1,37 +1,53 @@
 """Training that starts from weights of before: `config.init_from`."""
 
 import dataclasses
+from pathlib import Path
 
 import flax.traverse_util
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from automix_jax import config as config_lib
 from automix_jax import weights
+from automix_jax.train import workdir as workdir_lib
+from automix_jax.train.build import Experiment, named_key
 from automix_jax.train.state import TrainState
 from automix_jax.weights.convert import fit
 
 
-def read(config: ConfigDict) -> weights.Pretrained | None:
-    """Reads the weights that a configuration names, or returns None.
+def settle(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, weights.Pretrained | None]:
+    """Reads the weights that a configuration names, and sets the options that they decide.
+
+    A run that has a checkpoint goes on from that: its weights are not read again, and the options
+    are those that it was started with.
+
+    Returns:
+        The configuration, and the weights or None.
 
     Raises:
         WeightsError: if they cannot be read, or are of another model or made with other options.
     """
-    if not config.init_from:
-        return None
-    options = config_lib.architecture(config)
-    return weights.load(config.init_from, config.model.name, **options)
-
-
-def settle(config: ConfigDict, pretrained: weights.Pretrained | None) -> ConfigDict:
-    """Sets the options of the model that are left open to those of the weights."""
     config = config.copy_and_resolve_references()
-    if pretrained is not None:
-        for option, value in pretrained.options.items():
-            config.model[option] = value
-    return config
+    if not config.init_from:
+        return config, None
+    if workdir_lib.has_checkpoint(workdir):
+        decided = config_lib.architecture(workdir_lib.read(workdir)[0])
+        pretrained = None
+    else:
+        options = config_lib.architecture(config)
+        pretrained = weights.load(config.init_from, config.model.name, **options)
+        decided = pretrained.options
+    for option, value in decided.items():
+        config.model[option] = config.model[option] or value
+    return config, pretrained
+
+
+def check(experiment: Experiment, pretrained: weights.Pretrained) -> None:
+    """Raises a WeightsError if the weights do not fit the network; nothing is computed."""
+    state = jax.eval_shape(experiment.create, named_key(0, "state"))
+    fit(pretrained.variables, _shapes(state.params["student"], state.student_stats))
 
 
 def start_from(
@@ -48,9 +64,7 @@ def start_from(
 
     def merged(params, stats):
         """Parameters and statistics with the pretrained ones in their places."""
-        old = {"params": params["backbone"], "batch_stats": stats.get("backbone", {})}
-        shapes = {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(old).items()}
-        found = fit(pretrained.variables, shapes)
+        found = fit(pretrained.variables, _shapes(params, stats))
         new_params = dict(found["params"])
         head = new_params.pop("head", None)
         heads = {name: part for name, part in params.items() if name != "backbone"}
@@ -70,3 +84,10 @@ def start_from(
     # Copies: a step takes over the buffers of its state, so no two leaves may share one.
     copy = jax.jit(lambda tree: jax.tree.map(jax.numpy.copy, tree), out_shardings=everywhere)
     return dataclasses.replace(state, **copy(changed))
+
+
+def _shapes(params: PyTree, stats: PyTree) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """The shape of every variable of a classifier's backbone."""
+    variables = {"params": params["backbone"], "batch_stats": stats.get("backbone", {})}
+    flat = flax.traverse_util.flatten_dict(variables)
+    return {path: leaf.shape for path, leaf in flat.items()}

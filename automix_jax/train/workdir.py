@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.table import Table
 
+from automix_jax.config import default_config
 from automix_jax.data import Facts
 from automix_jax.errors import CheckpointError
 
@@ -27,16 +28,19 @@ def claim(workdir: Path, config: ConfigDict, facts: Facts) -> None:
     resolved = json.loads(json.dumps(config.to_dict()))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists() and any(workdir.glob("checkpoints/last/[0-9]*")):
+        if not path.exists() and has_checkpoint(workdir):
             raise CheckpointError(
                 f"{workdir} holds checkpoints but no config.json, so they cannot be trusted to be"
                 " this run's: choose another --workdir."
             )
         if path.exists():
-            _check_same(json.loads(path.read_text()), resolved, path)
+            _check_same(_with_defaults(json.loads(path.read_text())), resolved, path)
+        about_data = workdir / "dataset.json"
+        found = json.loads(json.dumps(dataclasses.asdict(facts)))
+        if about_data.exists():
+            _check_data(json.loads(about_data.read_text()), found, workdir)
         write_atomically(path, json.dumps(resolved, indent=2) + "\n")
-        written = json.dumps(dataclasses.asdict(facts), indent=2) + "\n"
-        write_atomically(workdir / "dataset.json", written)
+        write_atomically(about_data, json.dumps(found, indent=2) + "\n")
     except json.JSONDecodeError as error:
         raise CheckpointError(
             f"{path} is not JSON ({error}): repair it, or choose another --workdir."
@@ -54,7 +58,7 @@ def read(workdir: Path) -> tuple[ConfigDict, Facts]:
         CheckpointError: if the folder is not that of a run.
     """
     try:
-        config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+        config = ConfigDict(_with_defaults(json.loads((workdir / "config.json").read_text())))
         facts = json.loads((workdir / "dataset.json").read_text())
         facts["class_names"] = tuple(facts["class_names"])
         facts["image_shape"] = tuple(facts["image_shape"])
@@ -65,7 +69,15 @@ def read(workdir: Path) -> tuple[ConfigDict, Facts]:
             " command that trained it writes the file anew."
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{workdir} cannot be read as a run ({error}).") from error
+        raise CheckpointError(
+            f"{workdir} cannot be read as a run ({error}): put its config.json and dataset.json"
+            " back, or give another."
+        ) from error
+
+
+def has_checkpoint(workdir: Path, kind: str = "last") -> bool:
+    """Whether a checkpoint of a run was saved whole."""
+    return any(path.name.isdigit() for path in workdir.glob(f"checkpoints/{kind}/*"))
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -88,6 +100,25 @@ def _check_same(saved: dict[str, Any], resolved: dict[str, Any], path: Path) -> 
             f"{path.parent} holds a run with another configuration ({shown}): choose another"
             " --workdir, or give the fields the values that it was started with."
         )
+
+
+def _check_data(saved: dict[str, Any], found: dict[str, Any], workdir: Path) -> None:
+    different = [name for name in found if saved.get(name) != found[name]]
+    if different:
+        raise CheckpointError(
+            f"{workdir} holds a run on other data (its {', '.join(different)} differ): choose"
+            " another --workdir, or give it the data that it was started with."
+        )
+
+
+def _with_defaults(saved: Any) -> dict[str, Any]:
+    """A saved configuration with the fields that have come since it was written."""
+    if not isinstance(saved, dict) or not {"data", "model", "method"} <= saved.keys():
+        raise ValueError("config.json is not a configuration")
+    config = default_config().to_dict()
+    for name, value in saved.items():
+        config[name] = {**config[name], **value} if isinstance(value, dict) else value
+    return json.loads(json.dumps(config))
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -154,8 +154,10 @@ def _read_zip(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         if f"{root}/byteorder" in archive.namelist():
             _refuse_big_endian(entry(f"{root}/byteorder") == b"little")
         tensors = find_tensors(Unpickler(Stream(entry(f"{root}/data.pkl"))).load(), size)
-        keys = dict.fromkeys(tensor.storage.key for tensor in tensors.values())
-        raw = {key: entry(f"{root}/data/{key}") for key in keys}
+        storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+        raw = {
+            key: entry(f"{root}/data/{key}", storage.num_bytes) for key, storage in storages.items()
+        }
     return _arrays(tensors, raw)
 
 
@@ -166,8 +168,11 @@ def _root(archive: zipfile.ZipFile) -> str:
     return roots[0]
 
 
-def _entry(archive: zipfile.ZipFile, size: int, name: str) -> bytes:
-    """A file inside the zip; PyTorch compresses none, so none can be larger than the zip."""
+def _entry(archive: zipfile.ZipFile, size: int, name: str, num_bytes: int | None = None) -> bytes:
+    """A file inside the zip; PyTorch compresses none, so none can be larger than the zip.
+
+    One whose length is known is not read unless it has it: entries may overlap in the zip.
+    """
     try:
         entry = archive.getinfo(name)
     except KeyError:
@@ -176,6 +181,11 @@ def _entry(archive: zipfile.ZipFile, size: int, name: str) -> bytes:
         raise Fault(f"has a compressed entry {shown(name)}, as PyTorch writes none; {SAVE}")
     if entry.file_size != entry.compress_size or entry.file_size > size:
         raise Fault(f"has an entry {shown(name)} larger than the file; {AGAIN}")
+    if num_bytes not in (None, entry.file_size):
+        raise Fault(
+            f"has {entry.file_size} bytes in its entry {shown(name)}, where its pickle names"
+            f" {num_bytes}; {AGAIN}"
+        )
     return archive.read(entry)
 
 

@@ -11,8 +11,11 @@ import numpy as np
 
 from automix_jax.errors import WeightsError
 from automix_jax.models import create_model
-from automix_jax.weights.convert import Pretrained, from_state_dict, variable_shapes
+from automix_jax.new_folder import new_folder
+from automix_jax.weights.convert import Pretrained, from_state_dict
 from automix_jax.weights.files import read_state_dict, write_safetensors
+from automix_jax.weights.layout import variable_shapes
+from automix_jax.weights.recognise import check_options
 
 _FORMAT = 1
 
@@ -21,36 +24,26 @@ def save(folder: str | Path, pretrained: Pretrained, **facts: Any) -> None:
     """Writes weights and what they need to be used.
 
     Args:
-        folder: is made; must not hold weights already.
+        folder: must not exist, or be empty; it appears when all is written.
         pretrained: the weights.
         **facts: to be kept in model.json, such as where the weights come from.
 
     Raises:
-        WeightsError: if the folder holds weights, or cannot be written.
+        WeightsError: if there is something already, or it cannot be written.
     """
-    folder = Path(folder)
-    if (folder / "model.json").exists():
-        raise WeightsError(f"{folder} holds weights already: choose another folder, or remove it.")
     flat = flax.traverse_util.flatten_dict(pretrained.variables, sep="/")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_safetensors(folder / "weights.safetensors", flat)
+    with new_folder(folder) as new:
+        write_safetensors(new / "weights.safetensors", flat)
         card = {
             "format": _FORMAT,
             "model": pretrained.name,
             "options": pretrained.options,
             "num_classes": pretrained.num_classes,
             "image_size": pretrained.image_size,
-            "sha256": sha256(folder / "weights.safetensors"),
+            "sha256": sha256(new / "weights.safetensors"),
             **facts,
         }
-        temporary = folder / "model.json.tmp"
-        temporary.write_text(json.dumps(card, indent=2) + "\n")
-        temporary.replace(folder / "model.json")  # last: a folder that has it is whole
-    except OSError as error:
-        raise WeightsError(
-            f"{folder} cannot be written ({error.strerror}): choose another folder."
-        ) from error
+        (new / "model.json").write_text(json.dumps(card, indent=2) + "\n")
 
 
 def load(path: str | Path, name: str | None = None, **options: Any) -> Pretrained:
@@ -64,7 +57,7 @@ def load(path: str | Path, name: str | None = None, **options: Any) -> Pretraine
     Raises:
         WeightsError: if it cannot be read, is another model's, or made with other options.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_dir():
         if name is None:
             raise WeightsError(f"{path} is a file: say the name of its model, as in 'resnet50'.")
@@ -72,10 +65,12 @@ def load(path: str | Path, name: str | None = None, **options: Any) -> Pretraine
     card = _read_card(path)
     if name not in (None, card["model"]):
         raise WeightsError(f"{path} holds the weights of {card['model']}, not of {name}.")
+    check_options(card["model"], options)
+    model = create_model(card["model"], **card["options"])
     for option, value in options.items():
-        if card["options"].get(option, value) != value:
+        if getattr(model, option) != value:
             raise WeightsError(
-                f"{path} was made with {option}={card['options'][option]!r}, not {value!r}: use"
+                f"{path} was made with {option}={getattr(model, option)!r}, not {value!r}: use"
                 " that, or other weights."
             )
     return _read(path, card)
@@ -107,14 +102,18 @@ def sha256(path: str | Path) -> str:
 def _read_card(folder: Path) -> dict[str, Any]:
     try:
         card = json.loads((folder / "model.json").read_text())
-        known = {"format", "model", "options", "num_classes", "image_size", "sha256"}
-        if card["format"] != _FORMAT or not known <= card.keys():
-            raise ValueError("another format")
+        fields = {"model": str, "options": dict, "num_classes": int, "image_size": int}
+        if not isinstance(card, dict) or card["format"] != _FORMAT:
+            raise ValueError("it is of another format")
+        for field, kind in (fields | {"sha256": str}).items():
+            if type(card[field]) is not kind:
+                raise ValueError(f"its {field} is {card[field]!r}")
+        create_model(card["model"], **card["options"])
     except FileNotFoundError as error:
         raise WeightsError(
             f"{folder} has no model.json: give a folder of `automix import-weights`, or a file."
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise WeightsError(
             f"{folder / 'model.json'} cannot be used ({error}): import the weights again."
         ) from error

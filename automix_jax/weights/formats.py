@@ -67,14 +67,14 @@ def _detectron2_name(name: str) -> str:
 
 
 def write_detectron2(path: Path, tensors: dict[str, np.ndarray], author: str) -> None:
-    """Writes the pickle that Detectron2 reads, with heuristic matching of names.
+    """Writes the pickle that Detectron2 reads, with heuristic matching of names, for any NumPy.
 
     `author` must not be "Caffe2", by which Detectron2 would take other names and BGR images.
     """
     content = {"model": tensors, "__author__": author, "matching_heuristics": True}
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(pickle.dumps(content, protocol=2))
-    temporary.replace(path)
+    data = pickle.dumps(content, protocol=3)
+    # The module's name before NumPy 2, which later versions know too.
+    path.write_bytes(data.replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n", 1))
 
 
 def to_stablehlo(model: Backbone, variables: PyTree, shape: tuple[int, int, int]) -> bytes:

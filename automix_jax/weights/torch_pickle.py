@@ -133,11 +133,12 @@ def _is_plausible(tensor: Tensor) -> bool:
     storage, offset, size, stride = tensor
     if not isinstance(storage, Storage) or type(size) is not tuple or type(stride) is not tuple:
         return False
+    if not len(size) == len(stride) <= _MOST_DIMENSIONS:
+        return False
     if not all(type(n) is int and 0 <= n < _MOST_ELEMENTS for n in (offset, *size, *stride)):
         return False
     # NumPy also limits the size of an array without elements, by its other dimensions.
-    limited = math.prod(n or 1 for n in size) < _MOST_ELEMENTS
-    return limited and len(size) == len(stride) <= _MOST_DIMENSIONS
+    return math.prod(n or 1 for n in size) < _MOST_ELEMENTS
 
 
 # The restricted unpickler.
