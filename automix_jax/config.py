@@ -163,7 +163,7 @@ def validate_data(config: ConfigDict, facts: "Facts") -> None:
 
 def architecture(config: ConfigDict) -> dict[str, Any]:
     """The options of the backbone, as far as they are set, that its weights depend on."""
-    names = models.ARCHITECTURE
+    names = [name for name in models.ARCHITECTURE if name in config.model]
     return {name: config.model[name] for name in names if config.model[name] not in ("", None)}
 
 

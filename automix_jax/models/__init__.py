@@ -9,7 +9,13 @@ from automix_jax.models import convnext, mobile, resnet, transformer, wide_resne
 from automix_jax.models.backbone import Backbone
 from automix_jax.models.classifier import Classifier
 
-ARCHITECTURE = ("stem", "width", "convention")  # the options that weights depend on
+ARCHITECTURE = (
+    "stem",
+    "width",
+    "blocks",
+    "heads",
+    "convention",
+)  # the options that weights depend on
 
 __all__ = [
     "ARCHITECTURE",
@@ -83,9 +89,7 @@ def model_options(name: str) -> tuple[str, ...]:
     """
     module: Any = _entry(name).make.func
     fixed = {"parent", "name", "num_classes"}
-    tables = {  # which make it another network
-        *("stage_sizes", "block", "stages", "activation", "squeeze", "heads", "blocks", "patch")
-    }
+    tables = {"stage_sizes", "block", "stages", "activation", "squeeze", "patch"}  # another network
     return tuple(sorted({field.name for field in dataclasses.fields(module)} - fixed - tables))
 
 

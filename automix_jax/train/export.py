@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import automix_jax
-from automix_jax.errors import ConfigError, WeightsError, did_you_mean
+from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.new_folder import new_folder
 from automix_jax.train.card import write_card
 from automix_jax.train.trained import Trained
@@ -50,11 +50,6 @@ def export(
     check_formats(formats)
     model, variables = trained.model, trained.variables
     naming = naming or next(iter(namings(model)))
-    if naming == "torchvision" and getattr(model, "convention", "torch") != "torch":
-        raise WeightsError(
-            "torchvision's network pads symmetrically and this one as TensorFlow does (convention"
-            " 'tf'): export it with --naming=timm."
-        )
     tensors = to_state_dict(model, variables, naming)
     author = f"automix_jax {automix_jax.__version__}"
     stem = trained.config.model.name

@@ -97,7 +97,7 @@ def from_state_dict(
     model = create_model(name, **options)
     style, expected = recognise(tensors, model)
     check_names(tensors, expected, name, style)
-    check_ranks(tensors, expected)
+    check_ranks(tensors, expected, model, name)
     head = next(key for path, key in expected.items() if path[1:] == ("head", "kernel"))
     classes = len(tensors[head]) if head in tensors else 0
     options = settle_options(tensors, expected, name, style, options)
@@ -132,10 +132,15 @@ def to_state_dict(
         naming: one of `namings(model)`; the first of them when None.
 
     Raises:
-        WeightsError: for a naming that the model does not have.
+        WeightsError: for a naming that the model does not have, or whose network pads otherwise.
     """
     known = namings(model)
     naming = naming or next(iter(known))
+    if naming == "torchvision" and getattr(model, "convention", "torch") != "torch":
+        raise WeightsError(
+            "torchvision's network pads symmetrically and this one as TensorFlow does (convention"
+            " 'tf'): name its tensors as timm does."
+        )
     if naming not in known:
         raise WeightsError(
             f"naming {naming!r} is not one of this network's: use {' or '.join(known)}."

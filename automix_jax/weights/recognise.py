@@ -23,11 +23,14 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Raises a ConfigError for an option that weights do not depend on, or that the model lacks."""
     known = [option for option in ARCHITECTURE if option in model_options(name)]
     for option in options:
-        if option not in known:
-            raise ConfigError(
-                f"weights of {name} do not depend on an option {option!r}: they do on"
-                f" {', '.join(known) or 'none'}."
-            )
+        if option in known:
+            continue
+        if option not in (*model_options(name), "num_classes"):
+            create_model(name, **{option: options[option]})  # says what it has instead
+        raise ConfigError(
+            f"weights of {name} do not depend on option {option!r}: leave it out, and give it to"
+            " the model."
+        )
 
 
 def stripped(
@@ -45,14 +48,20 @@ def stripped(
     return result, ()
 
 
-def check_ranks(tensors: Mapping[str, np.ndarray], expected: Mapping[Path, str]) -> None:
-    """Raises a WeightsError for a kernel that is neither a convolution's nor a linear layer's."""
-    for path, key in expected.items():
-        if path[-1] == "kernel" and key in tensors and tensors[key].ndim not in (2, 4):
-            raise WeightsError(
-                f"{key} has shape {list(tensors[key].shape)}, not that of a kernel: get the file"
-                " anew, or train it again."
-            )
+def check_ranks(
+    tensors: Mapping[str, np.ndarray], expected: Mapping[Path, str], model: Backbone, name: str
+) -> None:
+    """Raises a WeightsError for a tensor of another number of dimensions."""
+    shapes = variable_shapes(model, (32, 32))
+    wrong = [
+        f"{key} is {list(tensors[key].shape)}, not of {len(shapes[path])} dimensions"
+        for path, key in expected.items()
+        if key in tensors and tensors[key].ndim != len(shapes[path])
+    ]
+    if wrong:
+        raise WeightsError(
+            f"{len(wrong)} tensors do not have the shape that {name} needs: {_some(wrong)}."
+        )
 
 
 def recognise(tensors: Mapping[str, np.ndarray], model: Backbone) -> tuple[str, dict[Path, str]]:
@@ -196,9 +205,12 @@ def check_values(flat: Mapping[Path, np.ndarray], expected: Mapping[Path, str]) 
         ("hold NaN or infinity", lambda path, value: not np.isfinite(value).all()),
         ("are negative variances", lambda path, value: path[-1] == "var" and (value < 0).any()),
     ):
-        names = [
-            expected[path] for path, value in flat.items() if bad(path, value.astype(np.float32))
-        ]
+        with np.errstate(over="ignore"):  # beyond float32 is infinity, which is refused
+            names = [
+                expected[path]
+                for path, value in flat.items()
+                if bad(path, value.astype(np.float32))
+            ]
         if names:
             raise WeightsError(
                 f"{len(names)} tensors {what}: {_some(names)}; get the file anew, or train it"
