@@ -82,3 +82,33 @@ def test_a_configuration_with_a_foreign_or_missing_field_is_refused():
     del config.model.layer
     with pytest.raises(ConfigError, match=r"config\.model\.layer is missing"):
         config_lib.validate(config, 1)
+
+
+def test_warm_up_shrinks_with_the_run():
+    assert load("imagenet_swin_t").optimizer.warmup_epochs == 20
+    assert load("imagenet_swin_t", "epochs=30").optimizer.warmup_epochs == 2
+    config = load("imagenet_swin_t")
+    with config.unlocked():
+        config.epochs, config.batch_size = 20, 1024
+    with pytest.raises(ConfigError, match=r"warmup_epochs is 20.0, as long as the run of 20"):
+        config_lib.validate(config, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "message"),
+    [
+        ("deit_t", {}, 28, "images of 28 x 28 .*divide into patches of 16"),
+        ("deit_t", {"width": 100}, 32, "100 channels do not divide among 3 heads"),
+        ("swin_t", {}, 30, "divide into patches of 4"),
+        ("convnext_t", {}, 28, "are too small: nothing is left at stage4"),
+    ],
+)
+@pytest.mark.parametrize("method", ["automix", "vanilla"])
+def test_images_that_a_network_does_not_take(method, name, options, size, message):
+    config = config_lib.default_config()
+    config.model.name, config.method.name = name, method
+    config.model.update(options)
+    split = Split(np.zeros((128, size, size, 3), np.uint8), np.zeros(128, np.int32))
+    facts = Dataset("some", split, split, ("a", "b")).facts
+    with pytest.raises(ConfigError, match=message):
+        build(config, facts)
