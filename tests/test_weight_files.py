@@ -595,10 +595,34 @@ def test_entries_that_overlap_do_not_multiply(tmp_path):
 def test_storage_of_another_size(tmp_path, size):
     path, data = tmp_path / "w", pickled({"name": tensor()})
     write_zip(path, data, {"0": bytes(size)})
-    fails(path, rf"has {size} bytes for the storage '0' of 'name', which needs 16; download")
+    fails(path, rf"has {size} bytes in its entry 'root/data/0', where its pickle names 16; downl")
     for count in (3, 5, -4, 2**62):
         write_legacy(path, data, {"0": (count, bytes(size))})
         fails(path, r"has a storage '0' of another size than its pickle; download")
+
+
+def test_entries_that_overlap_are_not_read(tmp_path, monkeypatch):
+    """Many names of one stored entry would fill the memory before their lengths are compared."""
+    path = tmp_path / "w"
+    write_zip(path, pickled({"name": tensor()}), {"0": bytes(10_000)})
+    read = zipfile.ZipFile.read
+    opened = []
+
+    def spy(archive, entry):
+        opened.append(entry.filename)
+        return read(archive, entry)
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", spy)
+    fails(path, "has 10000 bytes in its entry")
+    assert "root/data/0" not in opened
+
+
+def test_sizes_of_many_dimensions_are_refused_at_once(tmp_path):
+    """Before their product, which would take hours."""
+    path = tmp_path / "w"
+    large = (2**40,) * 200_000
+    write_zip(path, pickled({"name": tensor(size=large, stride=large)}), {"0": bytes(16)})
+    fails(path, "malformed tensor 'name'")
 
 
 def test_missing_storage(tmp_path):
