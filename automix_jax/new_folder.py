@@ -23,11 +23,12 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise WeightsError(f"{path} exists and is not an empty folder: choose another.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        beside = next(parent for parent in path.parents if parent.exists())
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=beside))
         try:
             temporary.chmod(0o755)
             yield temporary
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(path)  # over an empty folder too
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

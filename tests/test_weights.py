@@ -10,6 +10,8 @@ import sys
 import zipfile
 
 import flax.traverse_util
+import jax
+import jax.numpy as jnp
 import jaxtyping
 import ml_dtypes
 import numpy as np
@@ -36,10 +38,10 @@ def shapes_are_traced_once():
     shapes = layout.variable_shapes
 
     @functools.cache
-    def traced(model, size):
+    def traced(model, size, channels=3):
         jaxtyping.config.update("jaxtyping_disable", True)
         try:
-            return shapes(model, size)
+            return shapes(model, size, channels)
         finally:
             jaxtyping.config.update("jaxtyping_disable", False)
 
@@ -345,6 +347,18 @@ def test_buffers_are_passed_over():
     found, report = from_state_dict({**buffers, **state}, "swin_t", **FAMILIES["swin_t"])
     assert_same(found.variables, variables)
     assert set(report.matched) == set(state) and report.left_over == () and report.dtypes == {}
+
+
+@pytest.mark.parametrize("name", ["resnet8", "deit_t"])
+def test_networks_of_gray_images(tmp_path, name):
+    model = create_model(name, num_classes=3, **FAMILIES[name])
+    images = jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), shapes)
+    found, _ = from_state_dict(to_state_dict(model, variables), name, **FAMILIES[name])
+    assert_same(found.variables, variables)
+    weights.save(tmp_path / "out", found)
+    assert_same(weights.load(tmp_path / "out").variables, variables)
 
 
 def test_counts_of_batches_may_be_absent(small):

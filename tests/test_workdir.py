@@ -121,7 +121,7 @@ def test_an_empty_folder_is_taken(tmp_path):
 
 
 def test_an_error_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "out") as folder:
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "a/b/out") as folder:
         (folder / "x").write_text("1")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []

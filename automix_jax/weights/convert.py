@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from automix_jax.errors import WeightsError
 from automix_jax.models import create_model
 from automix_jax.models.backbone import Backbone
-from automix_jax.weights.layout import to_flax, to_torch, variable_shapes
+from automix_jax.weights.layout import image_channels, to_flax, to_torch, variable_shapes
 from automix_jax.weights.names import Path, namings, tensor_name
 from automix_jax.weights.recognise import (
     check_names,
@@ -103,9 +103,11 @@ def from_state_dict(
     options = settle_options(tensors, expected, name, style, options)
     model = create_model(name, num_classes=classes, **options)
     image_size = image_size_of(tensors, expected)
-    shapes = variable_shapes(model, (image_size, image_size))
-
-    flat = {path: to_flax(path, tensors[expected[path]]) for path in shapes}
+    given = [path for path, key in expected.items() if key in tensors]
+    flat = {path: to_flax(path, tensors[expected[path]]) for path in given}
+    channels = image_channels({path: value.shape for path, value in flat.items()})
+    shapes = variable_shapes(model, (image_size, image_size), channels)
+    flat = {path: flat[path] for path in shapes}
     check_shapes(flat, shapes, expected, name)
     check_values(flat, expected)
     report = Report(

@@ -14,7 +14,7 @@ from automix_jax.models import create_model
 from automix_jax.new_folder import new_folder
 from automix_jax.weights.convert import Pretrained, from_state_dict
 from automix_jax.weights.files import read_state_dict, write_safetensors
-from automix_jax.weights.layout import variable_shapes
+from automix_jax.weights.layout import image_channels, variable_shapes
 from automix_jax.weights.recognise import check_options
 
 _FORMAT = 1
@@ -127,8 +127,12 @@ def _read(folder: Path, card: dict[str, Any]) -> Pretrained:
         raise WeightsError(f"{path} is not the file that model.json was written for: import again.")
     model = create_model(card["model"], num_classes=card["num_classes"], **card["options"])
     size = (card["image_size"], card["image_size"])
-    shapes = {"/".join(path): shape for path, shape in variable_shapes(model, size).items()}
-    if {key: value.shape for key, value in tensors.items()} != shapes:
+    found = {tuple(key.split("/")): value.shape for key, value in tensors.items()}
+    try:
+        fits = found == variable_shapes(model, size, image_channels(found))
+    except (KeyError, IndexError):
+        fits = False
+    if not fits:
         raise WeightsError(f"{path} is not {card['model']}'s in this version: import again.")
     variables = flax.traverse_util.unflatten_dict(
         {key: np.asarray(value) for key, value in tensors.items()}, sep="/"
