@@ -16,6 +16,6 @@ def get_config(arg=None):
     config = common.imagenet()
     config.model.name = "convnext_t"
     config.epochs = 300
-    config.batch_size, config.num_groups = 4096, 8
-    common.adamw(config, 4e-3, 1e-6, warmup=20, drop_path=0.1)
-    return common.finish(config, arg, common.DEIT_ALPHA, common.released_transformer)
+    config.batch_size, config.num_groups = 1024, 8
+    common.adamw(config, 1e-3, 1e-5, warmup=20, drop_path=0.1)
+    return common.finish(config, arg, common.DEIT_ALPHA, common.released_convnext)

@@ -32,7 +32,7 @@ def stand_in(config):
 def test_recipe_builds(recipe, argument):
     config = load(recipe, argument)
     with config.unlocked():
-        config.batch_size = 104  # the tests have eight devices
+        config.batch_size = 128  # the tests have eight devices, a recipe 32 groups
     config_lib.validate(config, 8)
     experiment = build(config, stand_in(config).facts)
     state = jax.eval_shape(experiment.create, jax.random.key(0))
@@ -40,6 +40,30 @@ def test_recipe_builds(recipe, argument):
     assert bool(state.teacher) == config.teacher.enabled
     for schedule in experiment.lr.values():
         assert float(schedule(0)) > 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_the_paper_states_is_the_default(recipe):
+    """And the headline is the student's where its rate falls to 0, the teacher's elsewhere."""
+    config = load(recipe)
+    assert config.mixblock.lam_embed == "concat"
+    assert (config.mask_loss.schedule, config.mask_loss.weight) == ("linear", 0.1)
+    assert config.mask_loss.per_sample
+    assert (config.teacher.momentum_end, config.teacher.hold) == (1.0, 0.0)
+    assert config.method.alpha == 2.0
+    optimizer = config.optimizer
+    if optimizer.name == "sgd":
+        assert optimizer.min_lr == optimizer.mixblock_min_lr == 0
+        assert optimizer.weight_decay == 1e-4
+        assert optimizer.lr == 0.1
+    else:
+        assert optimizer.weight_decay == 0.05
+        if recipe.startswith("imagenet"):
+            assert (optimizer.lr, config.batch_size) == (1e-3, 1024)
+    for variant in ("paper", "released"):
+        chosen = load(recipe, f"variant={variant}")
+        network = "teacher" if chosen.optimizer.min_lr else "student"
+        assert chosen.eval.headline == f"{network}_mix"
 
 
 def test_paper_and_released_defaults():
