@@ -176,9 +176,12 @@ def _upsample_nearest(maps: Float[Array, "b h w c"], size: tuple[int, int]) -> A
 
 
 def mix_images(
-    images: Float[Array, "b h w c"], mask: Float[Array, "b h w 1"], perm: Int[Array, " b"]
+    images: Float[Array, "b h w c"], mask: Float[Array, "n h w 1"], perm: Int[Array, " b"]
 ) -> Float[Array, "b h w c"]:
-    """Returns mask * images + (1 - mask) * images[perm] in the images' dtype (Eq. 4)."""
+    """Returns mask * images + (1 - mask) * images[perm] in the images' dtype (Eq. 4).
+
+    There is one mask for each image (n = b), or one for all (n = 1).
+    """
     mixed = mask * images + (1 - mask) * images[perm]
     return mixed.astype(images.dtype)
 

@@ -192,8 +192,8 @@ def cutmix_at(monkeypatch):
 
         def randint(key, shape, low, high):
             side, value = next(asked)
-            assert (shape, low, high) == ((), 0, side)
-            return value
+            assert (shape, low, high) == ((1,), 0, side)
+            return jnp.asarray([value])
 
         with monkeypatch.context() as patch:
             patch.setattr(jax.random, "randint", randint)

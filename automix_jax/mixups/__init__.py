@@ -1,18 +1,41 @@
-"""The plain mixups: one file a method, one contract, a registry by name."""
+"""The mixups: one file a method, one contract, a registry by name.
+
+A new method is a file with a function of the contract (`Mixup`) and a line in `_MIXUPS`.
+"""
 
 import functools
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.mixups.base import Mixed, Mixup
 from automix_jax.mixups.blend import mixup, vanilla
 from automix_jax.mixups.cutmix import cutmix
 
-__all__ = ["Mixed", "Mixup", "create", "cutmix", "list_mixups", "mixup", "vanilla"]
+__all__ = [
+    "Mixed",
+    "Mixup",
+    "create",
+    "cutmix",
+    "defaults",
+    "list_mixups",
+    "mixup",
+    "needs",
+    "vanilla",
+]
 
-_MIXUPS: dict[str, Mixup] = {"vanilla": vanilla, "mixup": mixup, "cutmix": cutmix}
-_GIVEN_LATER = inspect.signature(vanilla).parameters  # what every call gives: the contract
+
+class _Entry(NamedTuple):
+    mix: Mixup
+    needs: str = ""  # the keyword of what it looks at beside the batch
+
+
+_MIXUPS = {
+    "vanilla": _Entry(vanilla),
+    "mixup": _Entry(mixup),
+    "cutmix": _Entry(cutmix),
+}
+_CONTRACT = inspect.signature(vanilla).parameters  # what every call gives
 
 
 def list_mixups() -> tuple[str, ...]:
@@ -25,20 +48,48 @@ def create(name: str, **options: Any) -> Mixup:
 
     Args:
         name: one of `list_mixups()`.
-        **options: of the method; "mixup" and "cutmix" have `alpha`, of Beta(alpha, alpha).
+        **options: of the method; `defaults` lists them.
 
     Raises:
         ConfigError: for an unknown name or option, or an alpha that is not positive.
     """
+    known = defaults(name)
+    for option in options:
+        if option not in known:
+            hint = did_you_mean(option, known)
+            raise ConfigError(
+                f"mixup {name!r} has no option {option!r}.{hint} It has"
+                f" {', '.join(known) or 'none'}."
+            )
+    for option, value in options.items():
+        if "alpha" in option and not value > 0:
+            raise ConfigError(f"{option} of {name!r} is {value}: it must be above 0.")
+    return functools.partial(_MIXUPS[name].mix, **options)
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The options of a method and their defaults.
+
+    Raises:
+        ConfigError: for a name that is not known.
+    """
+    entry = _entry(name)
+    given_later = {*_CONTRACT, entry.needs}
+    parameters = inspect.signature(entry.mix).parameters
+    return {key: p.default for key, p in parameters.items() if key not in given_later}
+
+
+def needs(name: str) -> str:
+    """The keyword of what a method looks at beside the batch; empty for most.
+
+    Raises:
+        ConfigError: for a name that is not known.
+    """
+    return _entry(name).needs
+
+
+def _entry(name: str) -> _Entry:
     if name not in _MIXUPS:
         hint = did_you_mean(name, _MIXUPS)
         raise ConfigError(f"mixup {name!r} is not known.{hint} Use {', '.join(_MIXUPS)}.")
-    known = [key for key in inspect.signature(_MIXUPS[name]).parameters if key not in _GIVEN_LATER]
-    for option in options:
-        if option not in known:
-            raise ConfigError(
-                f"mixup {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}."
-            )
-    if options.get("alpha", 1.0) <= 0:
-        raise ConfigError(f"alpha of {name!r} is {options['alpha']}: it must be above 0.")
-    return functools.partial(_MIXUPS[name], **options)
+    return _MIXUPS[name]

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from automix_jax.mixups.base import Lam, Per
+
 
 def sample_lam(rng: PRNGKeyArray, alpha: float, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
     """Draws ratios from Beta(alpha, alpha), float32 in [0, 1].
@@ -26,3 +28,24 @@ def sample_lam(rng: PRNGKeyArray, alpha: float, shape: tuple[int, ...] = ()) -> 
 def sample_perm(rng: PRNGKeyArray, size: int) -> Int[Array, " {size}"]:
     """Draws a uniform permutation, the partners of a batch; an image may meet itself."""
     return jnp.argsort(jax.random.bits(rng, (size,)))
+
+
+def draws(per: Per, batch: int) -> int:
+    """How many draws a method makes for a batch: its arrays have a leading axis of 1 or B."""
+    return batch if per == "sample" else 1
+
+
+def lam_or_draw(
+    rng: PRNGKeyArray, lam: Lam | None, alpha: float, per: Per, batch: int
+) -> Float[Array, " n"]:
+    """A call's ratios, [1] or [B]: the given ones, or draws from Beta(alpha, alpha)."""
+    if lam is None:
+        return sample_lam(rng, alpha, (draws(per, batch),))
+    return jnp.atleast_1d(jnp.asarray(lam))
+
+
+def perm_or_draw(
+    rng: PRNGKeyArray, perm: Int[Array, " b"] | None, batch: int
+) -> Int[Array, " {batch}"]:
+    """A call's partners: the given ones, or a drawn permutation."""
+    return sample_perm(rng, batch) if perm is None else perm
