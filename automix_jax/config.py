@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict, config_dict
 
-from automix_jax import models
+from automix_jax import mixups, models
 from automix_jax.errors import ConfigError, did_you_mean
-from automix_jax.mixups import list_mixups
 from automix_jax.models import list_models, paper_layer
 
 if TYPE_CHECKING:
     from automix_jax.data import Facts
 
-METHODS = ("automix", *list_mixups())
+METHODS = ("automix", *mixups.list_mixups())
 MIN_GROUP = 4  # images a group: pairs to choose from, and a variance for batch norm
 
 
@@ -61,6 +60,19 @@ def default_config() -> ConfigDict:
     config.method.name = "automix"
     config.method.alpha = 2.0  # ratios come from Beta(alpha, alpha)
     config.method.lam_margin = 0.08  # a student's ratio this close to 0 or 1 gets plain MixUp
+    # Weight of the clean images' loss in the pass that shows a mixup their saliency; at 0 that pass
+    # reads running statistics and trains nothing.
+    config.method.clean_weight = 0.0
+    config.method.jsd_weight = 12.0  # of AugMix's divergence
+    config.method.options = ConfigDict()  # others of the method; automix_jax.mixups.defaults(name)
+
+    config.guide = ConfigDict()  # the pretrained network whose attention AttentiveMix+ follows
+    config.guide.model = "resnet18"
+    config.guide.weights = ""  # a .safetensors or .pth file, or a folder of `automix import-weights`
+    config.guide.image_size = 224  # that it reads; 0: as the images are
+    config.guide.mean = (0.485, 0.456, 0.406)  # of the images that it was trained on
+    config.guide.std = (0.229, 0.224, 0.225)
+    config.guide.options = ConfigDict()  # of the model; its weights decide them
 
     config.mixblock = ConfigDict()
     config.mixblock.reduction = 2
@@ -208,7 +220,7 @@ def fields(config: ConfigDict, prefix: str = "config") -> Iterator[tuple[str, An
 def _check_fields(config: ConfigDict) -> None:
     known, given = dict(fields(default_config())), dict(fields(config))
     for name in given:
-        if name not in known:
+        if name not in known and not name.startswith(_FREE):
             hint = did_you_mean(name, known)
             raise ConfigError(f"{name} is not a field of the configuration.{hint}")
     for name in known:
@@ -216,9 +228,25 @@ def _check_fields(config: ConfigDict) -> None:
             raise ConfigError(f"{name} is missing: start from automix_jax.config.default_config().")
 
 
+_FREE = ("config.method.options.", "config.guide.options.")  # what is in them depends on a choice
+
+
+def method_options(config: ConfigDict) -> dict[str, Any]:
+    """The options with which the configuration makes its mixup."""
+    known = mixups.defaults(config.method.name)
+    options = {"alpha": config.method.alpha} if "alpha" in known else {}
+    for name, value in config.method.options.items():
+        options[name] = tuple(value) if isinstance(value, list) else value
+    for name in ("mean", "std"):  # with which the images were normalised
+        if name in known:
+            options[name] = config.data[name]
+    return options
+
+
 _CHOICES = {
     "method.name": METHODS,
     "model.name": list_models(),
+    "guide.model": list_models(),
     "model.init": ("paper", "torch_default"),
     "model.stem": ("", "cifar", "imagenet"),
     "model.convention": ("", "torch", "tf"),
@@ -250,6 +278,7 @@ _POSITIVE = ("epochs", "num_groups", "eval.batch_size", "eval.every_epochs", "mi
 _NOT_NEGATIVE = ("seed", "data.num_classes", "data.image_size", "data.padding",
                  "run.checkpoint_steps", "run.sample_epochs", "steps_per_dispatch",
                  "model.drop_path", "model.dropout", "mask_loss.weight", "mask_loss.margin",
+                 "method.clean_weight", "method.jsd_weight", "guide.image_size",
                  "optimizer.min_lr", "optimizer.weight_decay", "optimizer.mixblock_lr",
                  "optimizer.mixblock_min_lr", "optimizer.warmup_epochs",
                  "optimizer.clip")  # fmt: skip
@@ -313,11 +342,37 @@ def _check_method(config: ConfigDict) -> None:
             "config.teacher.enabled is False, but automix trains MixBlock through the teacher: set"
             " it to True or choose another config.method.name."
         )
+    _check_mixup(config)
     if config.eval.headline not in evaluated(config):
         raise ConfigError(
             f"config.eval.headline is {config.eval.headline!r}, but this run evaluates"
             f" {_one_of(evaluated(config))}: use one of them."
         )
+
+
+def _check_mixup(config: ConfigDict) -> None:
+    name, options = config.method.name, config.method.options
+    known = () if name == "automix" else tuple(mixups.defaults(name))
+    for option in options:
+        if option not in known:
+            raise ConfigError(
+                f"config.method.options.{option} is set, but {name} has no such option: choose the"
+                " method by method= after the recipe's name, which also sets its options."
+            )
+    if name == "automix":
+        return
+    needed = mixups.needs(name)
+    if needed == "predict":
+        raise ConfigError(
+            f"config.method.name is {name}, which mixes images beforehand with a trained network:"
+            f" `automix {name} --help` says how, and vanilla trains on the result."
+        )
+    if needed == "attention" and not config.guide.weights:
+        raise ConfigError(
+            f"config.guide.weights is empty, but {name} follows the attention of a pretrained"
+            f" {config.guide.model}: give the file or folder of its weights."
+        )
+    mixups.create(name, **method_options(config))
 
 
 def _check_options(config: ConfigDict) -> None:

@@ -31,5 +31,16 @@ def soft_cross_entropy(
     return optax.softmax_cross_entropy(_widen(logits), targets).mean()
 
 
+def jsd(logits: Float[Array, "n b k"]) -> Float[Array, ""]:
+    """Returns the Jensen-Shannon divergence among n predictions of an image, the mean over images.
+
+    As in AugMix (Hendrycks et al., 2020), whose mean prediction is clamped to [1e-7, 1].
+    """
+    log_probs = jax.nn.log_softmax(_widen(logits))
+    probs = jnp.exp(log_probs)
+    log_mean = jnp.log(jnp.clip(probs.mean(0), 1e-7, 1))
+    return (probs * (log_probs - log_mean)).sum(-1).mean()
+
+
 def _widen(logits: Array) -> Array:
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

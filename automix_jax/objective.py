@@ -1,7 +1,6 @@
-"""What training objectives share, and the objective of the plain mixups."""
+"""What training objectives share."""
 
-import dataclasses
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import flax.struct
@@ -9,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from automix_jax.losses import soft_cross_entropy
-from automix_jax.mixups.base import Mixup
+from automix_jax.models.backbone import Transform
 from automix_jax.models.classifier import Classifier
 
 
@@ -21,6 +19,7 @@ class Frozen:
     teacher: PyTree  # parameters; empty where the method has none
     student_stats: PyTree  # running statistics of batch norm
     teacher_stats: PyTree
+    guide: PyTree = flax.struct.field(default_factory=dict)  # variables of a pretrained network
 
 
 @flax.struct.dataclass
@@ -71,6 +70,7 @@ def forward(
     images: Float[Array, "b h w c"],
     rngs: Key[Array, " g"],
     stop_at: str | None = None,
+    transform: Transform | None = None,
 ) -> tuple[dict[str, Array], dict[str, Array], PyTree]:
     """Runs a network in training mode, each group of the batch by itself.
 
@@ -85,23 +85,26 @@ def forward(
         images: g groups, one after the other.
         rngs: one key a group.
         stop_at: name of the last feature map that is needed.
+        transform: of activations inside the network, see `Backbone`; a pytree whose arrays have the
+            groups as their first axis.
 
     Returns:
         Logits by head, feature maps, and the running statistics, the mean of the groups'.
     """
 
-    def run(images, rng):
+    def run(images, rng, transform):
         return model.apply(
             {"params": params, "batch_stats": stats},
             images,
             train=True,
             stop_at=stop_at,
+            transform=transform,
             mutable=["batch_stats"],
             rngs={"dropout": rng},
         )
 
     grouped = images.reshape(len(rngs), -1, *images.shape[1:])
-    (logits, features), updated = jax.vmap(run)(grouped, rngs)
+    (logits, features), updated = jax.vmap(run)(grouped, rngs, transform)
     logits, features = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (logits, features))
     stats = jax.tree.map(lambda x: x.mean(0), updated.get("batch_stats", {}))
     return logits, features, stats
@@ -116,56 +119,3 @@ def flatten_perm(perm: Int[Array, "g n"]) -> Int[Array, " b"]:
 def accuracy(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, ""]:
     """The percentage of images whose highest logit is their label's."""
     return 100 * (logits.argmax(-1) == labels).mean()
-
-
-@dataclasses.dataclass(frozen=True)
-class MixupTraining:
-    """Trains the "mix" head on a mixup's images and soft targets, group by group.
-
-    Attributes:
-        model: the student, with head "mix".
-        mix: the mixup.
-    """
-
-    model: Classifier
-    mix: Mixup
-
-    metric_names: ClassVar = ("loss",)
-
-    def draw(self, rngs: Key[Array, " g"], group_size: int) -> Key[Array, " g"]:
-        """A mixup draws for itself: the keys, one a group, are all it needs."""
-        del group_size
-        return rngs
-
-    def loss(
-        self,
-        params: PyTree,
-        frozen: Frozen,
-        images: Float[Array, "b h w c"],
-        labels: Int[Array, " b"],
-        draws: Any,
-        step: Int[Array, ""],
-    ) -> tuple[Float[Array, ""], Outcome]:
-        """Returns the mean cross entropy against the mixed targets (Eq. 2); see `Objective`."""
-        del step
-        groups = draws.shape[0]
-
-        def mix_group(rng, images, labels):
-            return self.mix(rng, images, labels, num_classes=self.model.num_classes)
-
-        rngs = jax.vmap(jax.random.split)(draws)  # [g, 2], for the mixup and the network
-        mixed = jax.vmap(mix_group)(
-            rngs[:, 0], images.reshape(groups, -1, *images.shape[1:]), labels.reshape(groups, -1)
-        )
-        targets = mixed.targets.reshape(len(labels), -1)
-        mixed_images = mixed.images.reshape(images.shape)
-        logits, _, stats = forward(
-            self.model, params["student"], frozen.student_stats, mixed_images, rngs[:, 1]
-        )
-        loss = soft_cross_entropy(logits["mix"], targets)
-        return loss, Outcome(
-            student_stats=stats,
-            teacher_stats=frozen.teacher_stats,
-            metrics={"loss": loss},
-            intermediates={"mixed": mixed_images},
-        )

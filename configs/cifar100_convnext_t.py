@@ -17,4 +17,4 @@ def get_config(arg=None):
     config.model.name = "convnext_t"
     config.epochs = 200
     common.adamw(config, 2e-3, 1e-4, warmup=20, drop_path=0.3)
-    return common.finish(config, arg, common.TRANSFORMER_ALPHA, common.released_transformer)
+    return common.finish(config, arg, "cifar_deit", common.released_transformer)

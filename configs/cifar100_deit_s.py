@@ -20,4 +20,4 @@ def get_config(arg=None):
     config.epochs = 200
     common.adamw(config, 0.0005, 1e-4, warmup=5, drop_path=0.1)
     config.optimizer.clip = 10.0
-    return common.finish(config, arg, common.TRANSFORMER_ALPHA, common.released_transformer)
+    return common.finish(config, arg, "cifar_deit", common.released_transformer)

@@ -15,4 +15,4 @@ def get_config(arg=None):
     """Returns the configuration; for the argument see `configs/common.py`."""
     config = common.cifar(100)
     config.model.name, config.model.stem = "wrn28_8", ""
-    return common.finish(config, arg, common.CIFAR_ALPHA, common.released_wide)
+    return common.finish(config, arg, "cifar", common.released_wide)

@@ -10,4 +10,4 @@ from configs import common
 
 def get_config(arg=None):
     """Returns the configuration; for the argument see `configs/common.py`."""
-    return common.finish(common.cifar(10), arg, common.CIFAR_ALPHA, common.released_cifar)
+    return common.finish(common.cifar(10), arg, "cifar", common.released_cifar)

@@ -12,4 +12,4 @@ def get_config(arg=None):
     """Returns the configuration; for the argument see `configs/common.py`."""
     config = common.cifar(10)
     config.model.name = "resnext50_32x4d"
-    return common.finish(config, arg, common.CIFAR_ALPHA, common.released_cifar)
+    return common.finish(config, arg, "cifar", common.released_cifar)

@@ -2,24 +2,38 @@
 
 An argument follows the file's name after a colon: `cifar10_r18.py:method=mixup,epochs=200`.
 
-    method=NAME      automix (default) or a plain mixup, with its alpha for the dataset
+    method=NAME      automix (default) or another method, with the paper's alpha for the dataset
     epochs=N         the whole schedule shrinks or stretches with it
-    variant=NAME     paper (default): what the paper states; released: what the authors' code does
+    variant=NAME     paper (default): what the method's paper states; released: what the authors'
+                     code does, or, of another method, what made the published tables
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from automix_jax import mixups
 from automix_jax.config import METHODS, default_config
 from automix_jax.errors import ConfigError, did_you_mean
+from automix_jax.guide import IMAGENET_MEAN, IMAGENET_STD
 from automix_jax.models import model_options
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGENET_ALPHA = {"automix": 2.0, "mixup": 0.2, "cutmix": 1.0}
-DEIT_ALPHA = {"automix": 2.0, "mixup": 0.2, "cutmix": 0.2}  # AdamW recipes on ImageNet
-TRANSFORMER_ALPHA = {"automix": 2.0, "mixup": 0.8, "cutmix": 2.0}  # and on CIFAR-100
-CIFAR_ALPHA = {"automix": 2.0, "mixup": 1.0, "cutmix": 0.2}
+# The alpha behind the paper's tables, where it is not the method's own default, for four kinds of
+# recipe: SGD on CIFAR, SGD on ImageNet, AdamW on ImageNet, AdamW on CIFAR-100.
+KINDS = ("cifar", "imagenet", "deit", "cifar_deit")
+ALPHA = {
+    "automix": (2.0, 2.0, 2.0, 2.0),
+    "mixup": (1.0, 0.2, 0.2, 0.8),
+    "cutmix": (0.2, 1.0, 0.2, 2.0),
+    "mixup_cutmix": (0.8, 0.8, 0.8, 0.8),
+    "manifoldmix": (2.0, 0.2, 0.2, 2.0),
+    "saliencymix": (0.2, 1.0, 0.2, 0.2),
+    "attentivemix": (2.0, 2.0, 2.0, 2.0),
+    "fmix": (0.2, 1.0, 0.2, 1.0),
+    "puzzlemix": (1.0, 1.0, 1.0, 2.0),
+    "gridmix": (0.2, 0.2, 0.2, 1.0),
+}
+CUTTING = ("cutmix", "saliencymix", "attentivemix", "fmix", "resizemix")
 
 
 def parse_arg(arg: str | None) -> dict[str, str]:
@@ -139,19 +153,40 @@ def adamw(config: ConfigDict, lr: float, floor: float, warmup: float, drop_path:
     config.model.drop_path = drop_path
 
 
+def set_method(config: ConfigDict, method: str, kind: str) -> None:
+    """Sets the method and its options as they are on a kind of dataset."""
+    config.method.name = method
+    config.teacher.enabled = method == "automix"
+    known = {} if method == "automix" else mixups.defaults(method)
+    alpha = ALPHA[method][KINDS.index(kind)] if method in ALPHA else known.get("alpha")
+    config.method.alpha = alpha or config.method.alpha
+    from_elsewhere = ("alpha", "mean", "std")
+    options = {name: value for name, value in known.items() if name not in from_elsewhere}
+    if method == "puzzlemix" and kind != "cifar":
+        options |= {"blocks": (2, 4, 8), "transport_size": 0}
+    if method == "alignmix":
+        options["layer"] = ""  # the network's last
+    config.method.options = ConfigDict(options)
+    config.method.clean_weight = float(method == "comixup")
+    if kind.endswith("deit"):
+        config.guide.model = "resnet50"
+
+
 def finish(
     config: ConfigDict,
     arg: str | None,
-    alpha: Mapping[str, float],
+    kind: str,
     released: Callable[[ConfigDict], None],
+    released_cutting: Callable[[ConfigDict], None] = lambda config: None,
 ) -> ConfigDict:
     """Applies a recipe's argument and locks it.
 
     Args:
         config: the recipe as the paper states it.
         arg: what followed the file's name.
-        alpha: of each method on this dataset.
+        kind: of KINDS, for the options of the methods.
         released: sets what the authors' files for AutoMix on this dataset have and the paper not.
+        released_cutting: the same for methods that cut.
 
     Raises:
         ConfigError: for an argument that is not known.
@@ -163,13 +198,15 @@ def finish(
         raise ConfigError(f"method={method} is not known.{hint} Use {', '.join(METHODS)}.")
     if variant not in ("paper", "released"):
         raise ConfigError(f"variant={variant} is not known: use paper or released.")
-    config.method.name = method
-    config.method.alpha = alpha.get(method, 1.0)
-    config.teacher.enabled = method == "automix"
+    set_method(config, method, kind)
     if variant == "released":
         config.model.bn_unbiased = "bn_unbiased" in model_options(config.model.name)
         if method == "automix":
             released(config)
+        if method in CUTTING:
+            released_cutting(config)
+        if "variant" in config.method.options:
+            config.method.options.variant = "published"
     if "epochs" in options:
         if not options["epochs"].isdigit() or int(options["epochs"]) < 1:
             raise ConfigError(

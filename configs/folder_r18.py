@@ -20,4 +20,4 @@ def get_config(arg=None):
     config.data.padding = 8
     config.data.padding_mode = "reflect"
     config.epochs = 100
-    return common.finish(config, arg, common.CIFAR_ALPHA, common.released_small)
+    return common.finish(config, arg, "cifar", common.released_small)

@@ -18,4 +18,4 @@ def get_config(arg=None):
     config.epochs = 300
     config.batch_size, config.num_groups = 1024, 8
     common.adamw(config, 1e-3, 1e-5, warmup=20, drop_path=0.1)
-    return common.finish(config, arg, common.DEIT_ALPHA, common.released_convnext)
+    return common.finish(config, arg, "deit", common.released_convnext)

@@ -19,4 +19,4 @@ def get_config(arg=None):
     config.batch_size, config.num_groups = 1024, 8
     common.adamw(config, 1e-3, 1e-5, warmup=5, drop_path=0.1)
     config.optimizer.clip = 5.0
-    return common.finish(config, arg, common.DEIT_ALPHA, common.released_deit)
+    return common.finish(config, arg, "deit", common.released_deit)

@@ -16,4 +16,4 @@ def get_config(arg=None):
     """Returns the configuration; for the argument see `configs/common.py`."""
     config = common.imagenet()
     config.model.name = "efficientnet_b0"
-    return common.finish(config, arg, common.IMAGENET_ALPHA, common.released_imagenet)
+    return common.finish(config, arg, "imagenet", common.released_imagenet)

@@ -13,8 +13,8 @@ from automix_jax import mixups
 from automix_jax.automix import AutoMix
 from automix_jax.data.augment import augment, normalize
 from automix_jax.mixblock import MixBlock
+from automix_jax.mixup_training import MixupTraining
 from automix_jax.models import Classifier, create_model
-from automix_jax.objective import MixupTraining
 from automix_jax.optim import by_group, sgd
 from automix_jax.schedules import ema_rate
 from automix_jax.train.state import create_state

@@ -1,4 +1,4 @@
-"""Pictures of mixed images: what MixBlock has learned to show of two images at several ratios."""
+"""Pictures of mixed images: what a method shows of two images at several ratios."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,55 +6,69 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import Array, Float, UInt8
 
-from automix_jax.mixblock import MixBlock, mix_images, predict_mask
-from automix_jax.mixups import Mixup
-from automix_jax.objective import forward
+from automix_jax.automix import AutoMix
+from automix_jax.mixblock import mix_images, predict_mask
+from automix_jax.mixup_training import AugMixTraining, MixupTraining
+from automix_jax.objective import Frozen, forward
+from automix_jax.train.state import TrainState
 
 RATIOS = (0.0, 0.3, 0.7, 1.0)
 PAIRS = 6
 _TILE, _GAP, _HEADER = 84, 4, 16  # pixels
 
 
-def automix_mixer(
-    model, mixblock: MixBlock, layer: str, normalize: Callable[[Array], Array]
-) -> Callable[[PyTree, PyTree, PyTree, Array, float], tuple[Array, Array]]:
-    """Returns a function from (teacher, its stats, MixBlock params, uint8 images, lam) to masks.
+# From (state, uint8 images, labels, lam) to masks (white shows the image) and mixed images, 0 to 255.
+Mixer = Callable[[TrainState, Array, Array, float], tuple[Array, Array]]
 
-    Partners are the batch turned by one. The teacher uses the batch's statistics, as in training,
-    but drops nothing.
+
+def automix_mixer(objective: AutoMix, normalize: Callable[[Array], Array]) -> Mixer:
+    """Mixes with a state's MixBlock; partners are the batch turned by one.
+
+    The teacher uses the batch's statistics, as in training, but drops nothing.
     """
-    model = model.clone(backbone=model.backbone.clone(drop_path=0.0, dropout=0.0))
+    backbone = objective.model.backbone.clone(drop_path=0.0, dropout=0.0)
+    model, mixblock = objective.model.clone(backbone=backbone), objective.mixblock
 
     @jax.jit
-    def mix(teacher, stats, params, images, lam):
-        perm = jnp.roll(jnp.arange(len(images)), -1)
-        inputs = normalize(images)
+    def mix(state, images, labels, lam):
+        del labels
+        perm = _next(images)
         rngs = jax.random.key(0)[None]
-        _, features, _ = forward(model, teacher, stats, inputs, rngs, layer)
-        projections = mixblock.apply({"params": params}, features[layer], method="project")
+        _, features, _ = forward(
+            model, state.teacher, state.teacher_stats, normalize(images), rngs, objective.layer
+        )
+        params = {"params": state.params["mixblock"]}
+        projections = mixblock.apply(params, features[objective.layer], method="project")
         mask = predict_mask(projections, lam, perm, images.shape[1:3], mixblock.upsample)
         return mask, mix_images(images.astype(jnp.float32), mask, perm)
 
     return mix
 
 
-def mixup_mixer(mix: Mixup) -> Callable[[Array, float], tuple[Array, Array]]:
-    """The same for a plain mixup: masks (the ratio itself where there is none) and images."""
+def mixup_mixer(
+    objective: MixupTraining | AugMixTraining,
+    normalize: Callable[[Array], Array],
+    denormalize: Callable[[Array], Array],
+) -> Mixer:
+    """The same for a plain mixup, whose mask is the ratio itself where there is none."""
 
     @jax.jit
-    def apply(images, lam):
-        perm = jnp.roll(jnp.arange(len(images)), -1)
-        labels = jnp.zeros(len(images), jnp.int32)
-        mixed = mix(
-            jax.random.key(0), images.astype(jnp.float32), labels, num_classes=1, lam=lam, perm=perm
+    def mix(state, images, labels, lam):
+        frozen = Frozen(state.teacher, state.student_stats, state.teacher_stats, state.guide)
+        mixed = objective.preview(
+            state.params, frozen, normalize(images), labels, lam, _next(images)
         )
         lam = mixed.info["lam"][:, None, None, None]
         mask = mixed.info.get("mask", jnp.broadcast_to(lam, (*images.shape[:3], 1)))
-        return mask, mixed.images
+        return mask, denormalize(mixed.images)
 
-    return apply
+    return mix
+
+
+def _next(images: Array) -> Array:
+    return jnp.roll(jnp.arange(len(images)), -1)
 
 
 def save_panel(

@@ -8,19 +8,29 @@ import inspect
 from typing import Any, NamedTuple
 
 from automix_jax.errors import ConfigError, did_you_mean
+from automix_jax.mixups.alignmix import alignmix
+from automix_jax.mixups.attentivemix import attentivemix
 from automix_jax.mixups.base import Mixed, Mixup
 from automix_jax.mixups.blend import mixup, vanilla
 from automix_jax.mixups.cutmix import cutmix
+from automix_jax.mixups.manifoldmix import manifoldmix
+from automix_jax.mixups.switch import mixup_cutmix
+from automix_jax.mixups.transmix import transmix
 
 __all__ = [
     "Mixed",
     "Mixup",
+    "alignmix",
+    "attentivemix",
     "create",
     "cutmix",
     "defaults",
     "list_mixups",
+    "manifoldmix",
     "mixup",
+    "mixup_cutmix",
     "needs",
+    "transmix",
     "vanilla",
 ]
 
@@ -34,6 +44,11 @@ _MIXUPS = {
     "vanilla": _Entry(vanilla),
     "mixup": _Entry(mixup),
     "cutmix": _Entry(cutmix),
+    "mixup_cutmix": _Entry(mixup_cutmix),
+    "manifoldmix": _Entry(manifoldmix),
+    "attentivemix": _Entry(attentivemix, "attention"),
+    "alignmix": _Entry(alignmix),
+    "transmix": _Entry(transmix),
 }
 _CONTRACT = inspect.signature(vanilla).parameters  # what every call gives
 

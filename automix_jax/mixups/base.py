@@ -1,11 +1,12 @@
 """The contract of the mixups, and what most of them have in common."""
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from automix_jax.errors import ConfigError
 from automix_jax.losses import mix_labels
 from automix_jax.mixblock import mix_images
 
@@ -67,6 +68,20 @@ class Mixup(Protocol):
         `automix_jax.mixups` names it.
         """
         ...
+
+
+T = TypeVar("T")
+
+
+def required(value: T | None, message: str) -> T:
+    """The value of a keyword that a method cannot do without.
+
+    Raises:
+        ConfigError: with the message, if it was not given.
+    """
+    if value is None:
+        raise ConfigError(message)
+    return value
 
 
 def paired(

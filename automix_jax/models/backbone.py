@@ -1,6 +1,6 @@
 """What every backbone is: named feature maps, one after the other, and a head on the last."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import flax.linen as nn
 from flax.typing import Dtype
@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from automix_jax.models.layers import Init, Layers
 
 Features = dict[str, Float[Array, "b _ _ _"]]
+Transform = Callable[[str, Array], Array]  # (name of a map, activations [B, ...]) -> activations
 
 
 class Backbone(nn.Module, kw_only=True):
@@ -39,16 +40,23 @@ class Backbone(nn.Module, kw_only=True):
         return Layers(self.dtype, self.init_scheme)
 
     @nn.nowrap
-    def trunk(self, images: Float[Array, "b h w c"], train: bool) -> Iterator[tuple[str, Array]]:
+    def trunk(
+        self, images: Float[Array, "b h w c"], train: bool, transform: Transform
+    ) -> Iterator[tuple[str, Array]]:
         """Yields the feature maps [B, h, w, C] by name, in order, and at last "pooled" [B, C].
 
-        It runs inside `__call__`, and only as far as it is asked to: layers beyond are not made.
+        At each map it goes on with what `transform` makes of its activations. It runs inside
+        `__call__`, and only as far as it is asked to: layers beyond are not made.
         """
         raise NotImplementedError
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "b h w c"], train: bool = False, stop_at: str | None = None
+        self,
+        images: Float[Array, "b h w c"],
+        train: bool = False,
+        stop_at: str | None = None,
+        transform: Transform | None = None,
     ) -> tuple[Float[Array, "b k"] | None, Features]:
         """Returns logits [B, num_classes] and the feature maps by name.
 
@@ -57,12 +65,14 @@ class Backbone(nn.Module, kw_only=True):
             train: batch norm uses the batch's statistics and updates "batch_stats"; dropout and
                 drop path are active.
             stop_at: name of a feature map; the network ends there and the logits are None.
+            transform: what becomes of the activations at each feature map before the network goes
+                on, such as a mixup's `Mixed.transform`; of transformers, those of all tokens.
 
         Raises:
             ValueError: if stop_at names no feature map, or the images do not suit the network.
         """
         features: Features = {}
-        for name, x in self.trunk(images, train):
+        for name, x in self.trunk(images, train, transform or _keep):
             if name == "pooled":
                 break
             if 0 in x.shape[1:3]:
@@ -77,6 +87,12 @@ class Backbone(nn.Module, kw_only=True):
         if not self.num_classes:
             return pooled, features
         return self.layers.head(pooled, self.num_classes), features
+
+
+def _keep(name: str, x: Array) -> Array:
+    """The transform that changes nothing."""
+    del name
+    return x
 
 
 class BatchNormBackbone(Backbone, kw_only=True):

@@ -3,7 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from automix_jax.models.backbone import Backbone, Features
+from automix_jax.models.backbone import Backbone, Features, Transform
 
 
 class Classifier(nn.Module):
@@ -24,10 +24,17 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "b h w c"], train: bool = False, stop_at: str | None = None
+        self,
+        images: Float[Array, "b h w c"],
+        train: bool = False,
+        stop_at: str | None = None,
+        transform: Transform | None = None,
     ) -> tuple[dict[str, Float[Array, "b k"]], Features]:
-        """Returns logits by head and feature maps by name; no logits when `stop_at` ends early."""
-        pooled, features = self.backbone(images, train, stop_at)
+        """Returns logits by head and feature maps by name; no logits when `stop_at` ends early.
+
+        For the arguments see `Backbone`.
+        """
+        pooled, features = self.backbone(images, train, stop_at, transform)
         if pooled is None:
             return {}, features
         head = self.backbone.layers.head

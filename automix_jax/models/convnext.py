@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from automix_jax.models.backbone import Backbone
+from automix_jax.models.backbone import Backbone, Transform
 from automix_jax.models.layers import Layers, drop_path, drop_path_rates, global_pool
 from automix_jax.models.resnet import Stem
 
@@ -49,7 +49,9 @@ class ConvNeXt(Backbone, kw_only=True):
         return Layers(self.dtype, self.init_scheme, kernel_init=nn.initializers.normal(0.02))
 
     @nn.nowrap
-    def trunk(self, images: Float[Array, "b h w c"], train: bool) -> Iterator[tuple[str, Array]]:
+    def trunk(
+        self, images: Float[Array, "b h w c"], train: bool, transform: Transform
+    ) -> Iterator[tuple[str, Array]]:
         """Yields the outputs of the stem and of each stage, before the next downsampling."""
         make = self.layers
         if self.stem == "imagenet":
@@ -57,6 +59,7 @@ class ConvNeXt(Backbone, kw_only=True):
         else:
             x = make.conv(images, self.width, 3, bias=True, name="stem_conv")
         x = make.layer_norm(x, name="stem_norm")
+        x = transform("stem", x)
         yield "stem", x
 
         rates = iter(drop_path_rates(self.drop_path, sum(self.stage_sizes)))
@@ -68,6 +71,7 @@ class ConvNeXt(Backbone, kw_only=True):
                 x = make.conv(x, width, 2, 2, padding=0, bias=True, name=f"{stage}_down_conv")
             for j in range(blocks):
                 x = ConvNeXtBlock(make, next(rates), name=f"{stage}_block{j + 1}")(x, train)
+            x = transform(stage, x)
             yield stage, x
         yield "pooled", make.layer_norm(global_pool(x), name="norm", wide=True)
 

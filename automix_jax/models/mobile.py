@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from automix_jax.models.backbone import BatchNormBackbone
+from automix_jax.models.backbone import BatchNormBackbone, Transform
 from automix_jax.models.layers import Layers, drop_path, drop_path_rates, global_pool
 
 Convention = Literal["torch", "tf"]
@@ -107,12 +107,15 @@ class MobileNet(BatchNormBackbone, kw_only=True):
         )
 
     @nn.nowrap
-    def trunk(self, images: Float[Array, "b h w c"], train: bool) -> Iterator[tuple[str, Array]]:
+    def trunk(
+        self, images: Float[Array, "b h w c"], train: bool, transform: Transform
+    ) -> Iterator[tuple[str, Array]]:
         """Yields the outputs of the stem, of each stage and of the last convolution."""
         make = self.layers
         padding: Literal["SAME"] | None = "SAME" if self.convention == "tf" else None
         x = make.conv(images, 32, 3, 2, padding=padding, name="stem_conv")
         x = self.activation(make.batch_norm(x, train, name="stem_bn"))
+        x = transform("stem", x)
         yield "stem", x
 
         rates = iter(drop_path_rates(self.drop_path, sum(row.blocks for row in self.stages)))
@@ -129,9 +132,11 @@ class MobileNet(BatchNormBackbone, kw_only=True):
                     next(rates),
                     name=f"stage{i}_block{j}",
                 )(x, train)
+            x = transform(f"stage{i}", x)
             yield f"stage{i}", x
         x = make.conv(x, 1280, 1, name="last_conv")
         x = self.activation(make.batch_norm(x, train, name="last_bn"))
+        x = transform(f"stage{len(self.stages) + 1}", x)
         yield f"stage{len(self.stages) + 1}", x
         yield "pooled", global_pool(x)
 

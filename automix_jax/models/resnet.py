@@ -7,7 +7,7 @@ from typing import Literal
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from automix_jax.models.backbone import BatchNormBackbone
+from automix_jax.models.backbone import BatchNormBackbone, Transform
 from automix_jax.models.layers import Layers, drop_path, drop_path_rates, global_pool, max_pool
 
 Stem = Literal["imagenet", "cifar"]
@@ -82,7 +82,9 @@ class ResNet(BatchNormBackbone, kw_only=True):
     width: int = 64
 
     @nn.nowrap
-    def trunk(self, images: Float[Array, "b h w c"], train: bool) -> Iterator[tuple[str, Array]]:
+    def trunk(
+        self, images: Float[Array, "b h w c"], train: bool, transform: Transform
+    ) -> Iterator[tuple[str, Array]]:
         """Yields the outputs of the stem, after its max pool, and of each stage."""
         make = self.layers
         kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
@@ -90,6 +92,7 @@ class ResNet(BatchNormBackbone, kw_only=True):
         x = nn.relu(make.batch_norm(x, train, name="stem_bn"))
         if self.stem == "imagenet":
             x = max_pool(x, 3, 2)
+        x = transform("stem", x)
         yield "stem", x
 
         rates = iter(drop_path_rates(self.drop_path, sum(self.stage_sizes)))
@@ -99,6 +102,7 @@ class ResNet(BatchNormBackbone, kw_only=True):
                 stride = 2 if i > 0 and j == 0 else 1
                 name = f"{stage}_block{j + 1}"
                 x = self.block(self.width * 2**i, stride, make, next(rates), name=name)(x, train)
+            x = transform(stage, x)
             yield stage, x
         yield "pooled", global_pool(x)
 

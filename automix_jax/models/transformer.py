@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from automix_jax.models.backbone import Backbone
+from automix_jax.models.backbone import Backbone, Transform
 from automix_jax.models.layers import Layers, drop_path, drop_path_rates, global_pool
 
 _normal = nn.initializers.normal(0.02)
@@ -20,10 +20,11 @@ def _attend(
     heads: int,
     make: Layers,
     bias: Float[Array, "m heads n n"] | None = None,
-) -> Float[Array, "b n c"]:
+) -> tuple[Float[Array, "b n c"], Float[Array, "b heads n n"]]:
     """Multi-head self-attention among the n tokens of a window, softmax at least float32.
 
-    `bias` is added to the logits; windows come in turns of m, or all have the one of m = 1.
+    `bias` is added to the logits; windows come in turns of m, or all have the one of m = 1. Returns
+    the tokens, and how each of them (third axis) weighs the others (last axis).
     """
     batch, tokens, channels = x.shape
     windows = 1 if bias is None else len(bias)
@@ -37,7 +38,8 @@ def _attend(
     logits = logits / np.sqrt(channels // heads).astype(wide)
     weights = jax.nn.softmax(logits if bias is None else logits + bias)
     out = jnp.einsum("bmhqk,bmkhd->bmqhd", weights.astype(x.dtype), value)
-    return make.dense(out.reshape(batch, tokens, channels), channels, name="proj")
+    out = make.dense(out.reshape(batch, tokens, channels), channels, name="proj")
+    return out, weights.reshape(batch, heads, tokens, tokens)
 
 
 def _perceptron(x: Float[Array, "*b c"], make: Layers) -> Float[Array, "*b c"]:
@@ -55,20 +57,24 @@ class TransformerBlock(nn.Module):
     drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n c"], train: bool) -> Float[Array, "b n c"]:
-        """Returns the block's output, of the input's shape."""
+    def __call__(
+        self, x: Float[Array, "b n c"], train: bool
+    ) -> tuple[Float[Array, "b n c"], Float[Array, "b heads n n"]]:
+        """Returns the block's output, of the input's shape, and its attention."""
         make = self.layers
-        y = _attend(make.layer_norm(x, name="norm1"), self.heads, make)
+        y, attention = _attend(make.layer_norm(x, name="norm1"), self.heads, make)
         x = x + drop_path(y, self.drop_path, train)
         y = _perceptron(make.layer_norm(x, name="norm2"), make)
-        return x + drop_path(y, self.drop_path, train)
+        return x + drop_path(y, self.drop_path, train), attention
 
 
 class VisionTransformer(Backbone, kw_only=True):
     """DeiT without distillation token; its feature maps are "block1", "block2", ...
 
     They are the patch tokens as an image [B, h / 16, w / 16, C], without the class token and the
-    final norm. The position embedding has the grid of the images that the network is made with.
+    final norm. After them comes "attention" [B, h / 16, w / 16, 1]: how the class token weighs the
+    patches in the last block, the mean over heads. The position embedding has the grid of the
+    images that the network is made with.
 
     Attributes:
         width: channels of a token.
@@ -88,7 +94,9 @@ class VisionTransformer(Backbone, kw_only=True):
         return Layers(self.dtype, self.init_scheme, kernel_init=_normal, head_init=_normal)
 
     @nn.nowrap
-    def trunk(self, images: Float[Array, "b h w c"], train: bool) -> Iterator[tuple[str, Array]]:
+    def trunk(
+        self, images: Float[Array, "b h w c"], train: bool, transform: Transform
+    ) -> Iterator[tuple[str, Array]]:
         """Yields the patch tokens after each block; what is pooled is the class token."""
         _check_patches(images, self.patch)
         make = self.layers
@@ -111,8 +119,10 @@ class VisionTransformer(Backbone, kw_only=True):
         tokens = jnp.concatenate([cls, tokens], axis=1) + positions.astype(x.dtype)
         for i, rate in enumerate(drop_path_rates(self.drop_path, self.blocks)):
             block = TransformerBlock(self.heads, make, rate, name=f"block{i + 1}")
-            tokens = block(tokens, train)
+            tokens, attention = block(tokens, train)
+            tokens = transform(f"block{i + 1}", tokens)
             yield f"block{i + 1}", tokens[:, 1:].reshape(grid)
+        yield "attention", attention[:, :, 0, 1:].mean(1).reshape(*grid[:3], 1)
         yield "pooled", make.layer_norm(tokens[:, 0], name="norm", wide=True)
 
 
@@ -154,7 +164,7 @@ class WindowBlock(nn.Module):
         y = jnp.roll(y, (-shift[0], -shift[1]), (1, 2))
         y = jnp.pad(y, ((0, 0), *((0, -s % w) for s, w in zip(grid, window, strict=True)), (0, 0)))
         padded = y.shape
-        y = _attend(_to_windows(y, window), self.heads, make, bias)
+        y, _ = _attend(_to_windows(y, window), self.heads, make, bias)
         y = _from_windows(y, padded, window)[:, : grid[0], : grid[1]]
         x = x + drop_path(jnp.roll(y, shift, (1, 2)), self.drop_path, train)
         y = _perceptron(make.layer_norm(x, name="norm2"), make)
@@ -236,7 +246,9 @@ class SwinTransformer(Backbone, kw_only=True):
         )
 
     @nn.nowrap
-    def trunk(self, images: Float[Array, "b h w c"], train: bool) -> Iterator[tuple[str, Array]]:
+    def trunk(
+        self, images: Float[Array, "b h w c"], train: bool, transform: Transform
+    ) -> Iterator[tuple[str, Array]]:
         """Yields the outputs of the patch embedding, and of each stage and each merging."""
         _check_patches(images, 4)
         make = self.layers
@@ -244,12 +256,14 @@ class SwinTransformer(Backbone, kw_only=True):
             images, self.width, 4, 4, padding=0, bias=True, init="torch_default", name="patch"
         )
         x = make.layer_norm(x, name="patch_norm")
+        x = transform("stem", x)
         yield "stem", x
 
         rates = iter(drop_path_rates(self.drop_path, sum(self.stage_sizes)))
         for i, blocks in enumerate(self.stage_sizes):
             if i > 0:
                 x = PatchMerging(make, name=f"merge{i}")(x)
+                x = transform(f"merge{i}", x)
                 yield f"merge{i}", x
             for j in range(blocks):
                 x = WindowBlock(
@@ -259,6 +273,7 @@ class SwinTransformer(Backbone, kw_only=True):
                     drop_path=next(rates),
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train)
+            x = transform(f"stage{i + 1}", x)
             yield f"stage{i + 1}", x
         yield "pooled", global_pool(make.layer_norm(x, name="norm", wide=True))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from automix_jax.models.backbone import BatchNormBackbone
+from automix_jax.models.backbone import BatchNormBackbone, Transform
 from automix_jax.models.layers import Layers, drop_path, drop_path_rates, global_pool
 
 _leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.1)
@@ -71,10 +71,13 @@ class WideResNet(BatchNormBackbone, kw_only=True):
         )
 
     @nn.nowrap
-    def trunk(self, images: Float[Array, "b h w c"], train: bool) -> Iterator[tuple[str, Array]]:
+    def trunk(
+        self, images: Float[Array, "b h w c"], train: bool, transform: Transform
+    ) -> Iterator[tuple[str, Array]]:
         """Yields the outputs of the stem and of each stage."""
         make = self.layers
         x = make.conv(images, 16, 3, bias=True, name="stem_conv")
+        x = transform("stem", x)
         yield "stem", x
         rates = iter(drop_path_rates(self.drop_path, 3 * self.blocks))
         for i in range(3):
@@ -87,6 +90,7 @@ class WideResNet(BatchNormBackbone, kw_only=True):
                     activate_input=i == j == 0,
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train)
+            x = transform(f"stage{i + 1}", x)
             yield f"stage{i + 1}", x
         x = _leaky_relu(make.batch_norm(x, train, name="bn"))
         yield "pooled", global_pool(x)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,12 @@ from automix_jax.automix import AutoMix
 from automix_jax.data import Facts
 from automix_jax.data.augment import augment, normalize
 from automix_jax.errors import ConfigError
+from automix_jax.guide import Guide
 from automix_jax.mixblock import MixBlock
+from automix_jax.mixup_training import AugMixTraining, MixupTraining
+from automix_jax.mixups.pixels import to_unit
 from automix_jax.models import Classifier, create_model
-from automix_jax.objective import MixupTraining, Objective
+from automix_jax.objective import Objective
 from automix_jax.train import metrics as metrics_lib
 from automix_jax.train.state import TrainState, create_state
 from automix_jax.train.step import train_step
@@ -36,10 +40,12 @@ class Experiment:
         model: the networks of student and teacher.
         objective: the method, as `train_step` wants it.
         mixblock: None for a plain method.
+        guide: the pretrained network that a mixup looks at, or None.
         create: makes the state from a key.
         run_steps: takes steps; see `make_run_steps`.
         create_metrics: makes the metrics of no step yet.
         normalize: uint8 images to what the networks read.
+        denormalize: its inverse, to floats from 0 to 255.
         augment: (key, uint8 images) to augmented uint8 images.
         lr: schedules of the learning rates, to be logged, by optimizer group.
     """
@@ -48,10 +54,12 @@ class Experiment:
     model: Classifier
     objective: Objective
     mixblock: MixBlock | None
+    guide: Guide | None
     create: Callable[[PRNGKeyArray], TrainState]
     run_steps: jax.stages.Wrapped
     create_metrics: Callable[[], Collection]
     normalize: Callable[[Array], Array]
+    denormalize: Callable[[Array], Array]
     augment: Callable[[PRNGKeyArray, Array], Array]
     lr: dict[str, optax.Schedule]
 
@@ -90,11 +98,15 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
     config_lib.validate_data(config, facts)
     mesh = mesh or make_mesh()
     model = make_model(config, facts.num_classes)
-    check_network(config, model, facts.image_shape)
+    feature_maps = check_network(config, model, facts.image_shape)
     steps_per_epoch = facts.train_images // config.batch_size
     lr = make_lr(config, steps_per_epoch)
     mixblock = make_mixblock(config) if config.method.name == "automix" else None
-    objective = make_objective(config, model, mixblock, config.epochs * steps_per_epoch)
+    guide = make_guide(config)
+    if mixblock is None:
+        objective: Objective = make_mixup_objective(config, model, feature_maps, guide)
+    else:
+        objective = make_automix(config, model, mixblock, config.epochs * steps_per_epoch)
     tx = make_optimizer(config, lr)
     normalise = functools.partial(
         normalize,
@@ -117,6 +129,7 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
             mixblock=mixblock,
             layer=config_lib.layer(config),
             teacher=config.teacher.enabled,
+            guide=guide,
         ),
         out_shardings=replicated(mesh),
         # Run once: XLA's CPU backend would optimise it for longer than it takes the step's program.
@@ -143,12 +156,14 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
         model=model,
         objective=objective,
         mixblock=mixblock,
+        guide=guide,
         create=create,
         run_steps=make_run_steps(step, mesh),
         create_metrics=jax.jit(
             metrics_lib.collection(objective.metric_names).empty, out_shardings=replicated(mesh)
         ),
         normalize=normalise,
+        denormalize=lambda images: 255 * to_unit(images, config.data.mean, config.data.std),
         augment=augmentation,
         lr=lr,
     )
@@ -197,13 +212,67 @@ def make_mixblock(config: ConfigDict) -> MixBlock:
     return MixBlock(**config.mixblock.to_dict(), dtype=compute_dtype(config))
 
 
-def make_objective(
-    config: ConfigDict, model: Classifier, mixblock: MixBlock | None, total_steps: int
+def make_guide(config: ConfigDict) -> Guide | None:
+    """The pretrained network that the method looks at, if any."""
+    if config.method.name == "automix" or mixups.needs(config.method.name) != "attention":
+        return None
+    guide, size = config.guide, config.guide.image_size
+    options = {**guide.options.to_dict(), "dtype": compute_dtype(config)}
+    return Guide(
+        create_model(guide.model, num_classes=0, **options),
+        config.data.mean,
+        config.data.std,
+        guide.mean,
+        guide.std,
+        image_size=(size, size) if size else None,
+        published=config.method.options.get("variant") == "published",
+    )
+
+
+def make_mixup_objective(
+    config: ConfigDict, model: Classifier, feature_maps: Sequence[str], guide: Guide | None
 ) -> Objective:
-    """The training method."""
-    if mixblock is None:
-        options = {} if config.method.name == "vanilla" else {"alpha": config.method.alpha}
-        return MixupTraining(model, mixups.create(config.method.name, **options))
+    """The training of a plain method; `feature_maps` are the network's.
+
+    Raises:
+        ConfigError: if the network lacks a feature map that the method mixes or reads.
+    """
+    name, options = config.method.name, config_lib.method_options(config)
+    if name == "alignmix":
+        options["layer"] = options["layer"] or feature_maps[-1]
+    check_feature_maps(config, options, feature_maps)
+    mix = mixups.create(name, **options)
+    if name == "augmix":
+        return AugMixTraining(model, mix, config.method.jsd_weight)
+    saliency = mixups.needs(name) == "saliency"
+    weight = config.method.clean_weight if saliency else 0.0
+    return MixupTraining(model, mix, saliency, weight, guide)
+
+
+def check_feature_maps(
+    config: ConfigDict, options: dict[str, Any], feature_maps: Sequence[str]
+) -> None:
+    """Raises a ConfigError if the network lacks a feature map that a method mixes or reads."""
+    name, network = config.method.name, config.model.name
+    if name == "transmix" and "attention" not in feature_maps:
+        raise ConfigError(
+            f"config.method.name is transmix, which reads the attention of a class token, but"
+            f" {network} has none: use config.model.name deit_t, deit_s or deit_b, or cutmix."
+        )
+    asked = {"manifoldmix": "layers", "alignmix": "layer"}.get(name, "")
+    wanted = options[asked] if asked == "layers" else (options[asked],) if asked else ()
+    for layer in wanted:
+        if layer not in ("input", *feature_maps):
+            raise ConfigError(
+                f"config.method.options.{asked} names {layer!r}, but {network} has"
+                f" {', '.join(feature_maps)}: use one of them."
+            )
+
+
+def make_automix(
+    config: ConfigDict, model: Classifier, mixblock: MixBlock, total_steps: int
+) -> AutoMix:
+    """The objective of AutoMix."""
     loss = config.mask_loss
     return AutoMix(
         model=model,
@@ -251,15 +320,23 @@ def make_optimizer(
     return optim.by_group(groups, optimizer.clip)
 
 
-def check_network(config: ConfigDict, model: Classifier, image_shape: tuple[int, int, int]) -> None:
+def check_network(
+    config: ConfigDict, model: Classifier, image_shape: tuple[int, int, int]
+) -> tuple[str, ...]:
     """Checks that the network takes the images, and MixBlock's feature map has several positions.
+
+    Returns:
+        The names of its feature maps.
 
     Raises:
         ConfigError: naming the field, its value and the remedy.
     """
 
+    names: list[str] = []  # in their order, which JAX does not keep for a dict
+
     def feature_maps(images):
         (_, features), _ = model.init_with_output(jax.random.key(0), images)
+        names.extend(features)
         return features
 
     try:
@@ -270,15 +347,16 @@ def check_network(config: ConfigDict, model: Classifier, image_shape: tuple[int,
             f" {image_shape[0]} x {image_shape[1]}: {error}"
         ) from error
     if config.method.name != "automix":
-        return
+        return tuple(names)
     layer = config_lib.layer(config)
     if layer not in features:
         raise ConfigError(
             f"config.model.layer is {layer!r}, but {config.model.name} has"
-            f" {', '.join(features)}: use one of them."
+            f" {', '.join(names)}: use one of them."
         )
     if features[layer].shape[1] * features[layer].shape[2] < 2:
         raise ConfigError(
             f"config.model.layer is {layer!r}, whose map is a single position for images of"
             f" {image_shape[0]} x {image_shape[1]}: use an earlier layer or larger images."
         )
+    return tuple(features)

@@ -20,13 +20,14 @@ from jaxtyping import Array, Bool, PyTree
 from ml_collections import ConfigDict
 
 from automix_jax import config as config_lib
+from automix_jax.automix import AutoMix
 from automix_jax.data import Dataset, batch_indices, load_dataset
 from automix_jax.errors import ConfigError, NumbersError
 from automix_jax.evaluate import samples
 from automix_jax.evaluate.accuracy import make_evaluate
-from automix_jax.objective import MixupTraining
+from automix_jax.mixup_training import AugMixTraining, MixupTraining
 from automix_jax.train import metrics as metrics_lib
-from automix_jax.train import warm_start
+from automix_jax.train import guiding, warm_start
 from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.build import Experiment, build, compute_dtype, named_key, replicated
 from automix_jax.train.checkpoint import Checkpoints, template
@@ -61,12 +62,13 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     )
     workdir = Path(workdir).expanduser()
     config, pretrained = warm_start.settle(config, workdir)
+    config, guide = guiding.settle(config, workdir)
     experiment = build(config, dataset.facts)
     if pretrained is not None:
         warm_start.check(experiment, pretrained)
     config = _resolve(config, len(dataset.train.labels) // config.batch_size)
     workdir_lib.claim(workdir, config, dataset.facts)
-    return _Run(config, workdir, dataset, experiment, pretrained).train()
+    return _Run(config, workdir, dataset, experiment, pretrained, guide).train()
 
 
 def _resolve(config: ConfigDict, steps_per_epoch: int) -> ConfigDict:
@@ -93,10 +95,11 @@ class _Run:
         dataset: Dataset,
         experiment: Experiment,
         pretrained: Pretrained | None,
+        guide: PyTree | None,
     ):
         self.config, self.workdir = config, workdir
         self.dataset, self.experiment = dataset, experiment
-        self.pretrained = pretrained
+        self.pretrained, self.guide = pretrained, guide
         self.steps_per_epoch = len(dataset.train.labels) // config.batch_size
         self.total_steps = config.epochs * self.steps_per_epoch
         self.seconds: dict[str, float] = collections.defaultdict(float)
@@ -177,6 +180,8 @@ class _Run:
             if self.pretrained is not None:
                 classes, mesh = self.dataset.num_classes, self.experiment.mesh
                 state = warm_start.start_from(state, self.pretrained, classes, mesh)
+            if self.guide is not None:
+                state = guiding.place(state, self.guide, self.experiment)
             jax.block_until_ready(state)
         return state, self.experiment.create_metrics()
 
@@ -330,31 +335,23 @@ class _Run:
         return result
 
     @functools.cached_property
-    def mixer(self):
-        """Draws mixed images: a function of (state, images, lam)."""
-        objective = self.experiment.objective
-        if isinstance(objective, MixupTraining):
-            mix = samples.mixup_mixer(objective.mix)
-            return lambda state, images, lam: mix(images, lam)
-        mix = samples.automix_mixer(
-            self.experiment.model,
-            self.experiment.mixblock,
-            config_lib.layer(self.config),
-            self.experiment.normalize,
-        )
-        return lambda state, images, lam: mix(
-            state.teacher, state.teacher_stats, state.params["mixblock"], images, lam
-        )
+    def mixer(self) -> samples.Mixer:
+        """Draws mixed images."""
+        objective, normalize = self.experiment.objective, self.experiment.normalize
+        if isinstance(objective, AutoMix):
+            return samples.automix_mixer(objective, normalize)
+        assert isinstance(objective, MixupTraining | AugMixTraining)  # there are no others
+        return samples.mixup_mixer(objective, normalize, self.experiment.denormalize)
 
     def draw_samples(self, state: TrainState, epoch: int) -> Path:
         """Draws the same test images at every call."""
         chosen = batch_indices(0, 0, min(64, len(self.test_labels)), len(self.test_labels))
-        images = self.dataset.test.images[chosen]
-        names = [self.dataset.class_names[label] for label in self.dataset.test.labels[chosen]]
+        images, labels = self.dataset.test.images[chosen], self.dataset.test.labels[chosen]
+        names = [self.dataset.class_names[label] for label in labels]
         path = self.workdir / "samples" / f"epoch_{epoch:03d}.png"
         path.parent.mkdir(exist_ok=True)
-        on_device = jax.device_put(images, replicated(self.experiment.mesh))
-        samples.save_panel(path, images, names, lambda lam: self.mixer(state, on_device, lam))
+        x, y = jax.device_put((images, labels), replicated(self.experiment.mesh))
+        samples.save_panel(path, images, names, lambda lam: self.mixer(state, x, y, lam))
         return path
 
     def summarize(self, logger: Logger, state: TrainState) -> dict[str, Any]:

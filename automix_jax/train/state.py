@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
+from automix_jax.guide import Guide
 from automix_jax.mixblock import MixBlock
 from automix_jax.models.classifier import Classifier
 
@@ -21,6 +22,8 @@ class TrainState:
         student_stats, teacher_stats: running statistics; each network owns its own.
         opt_state: of the optimizer.
         rng: the key from which the draws of every step are derived; never replaced.
+        guide: variables of the pretrained network that a mixup looks at; never changed, and empty
+            for a method without one.
     """
 
     step: PyTree
@@ -30,6 +33,7 @@ class TrainState:
     teacher_stats: PyTree
     opt_state: PyTree
     rng: PyTree
+    guide: PyTree
 
 
 def create_state(
@@ -41,6 +45,7 @@ def create_state(
     mixblock: MixBlock | None = None,
     layer: str | None = None,
     teacher: bool = True,
+    guide: Guide | None = None,
 ) -> TrainState:
     """Initialises a state; to be called inside one jit.
 
@@ -55,6 +60,7 @@ def create_state(
         mixblock: the mask generator, None for a plain method.
         layer: name of the feature map that the mask generator reads.
         teacher: whether the method has a momentum teacher.
+        guide: the pretrained network that a mixup looks at; its weights are put in afterwards.
     """
     rng_model, rng_mixblock, rng_steps = jax.random.split(rng, 3)
     images = jnp.zeros((1, *image_shape))
@@ -74,4 +80,5 @@ def create_state(
         teacher_stats=jax.tree.map(jnp.copy, stats) if teacher else {},
         opt_state=tx.init(params),
         rng=rng_steps,
+        guide=guide.model.init(rng_model, guide.prepare(images)) if guide else {},
     )

@@ -77,7 +77,7 @@ def train_step(
         compute = gradients
 
     rngs = jax.random.split(jax.random.fold_in(state.rng, state.step), num_groups)
-    frozen = Frozen(state.teacher, state.student_stats, state.teacher_stats)
+    frozen = Frozen(state.teacher, state.student_stats, state.teacher_stats, state.guide)
     grads, student_stats, teacher_stats, metrics = compute(
         state.params, frozen, images, labels, rngs, state.step
     )
