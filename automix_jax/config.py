@@ -68,7 +68,9 @@ def default_config() -> ConfigDict:
 
     config.guide = ConfigDict()  # the pretrained network whose attention AttentiveMix+ follows
     config.guide.model = "resnet18"
-    config.guide.weights = ""  # a .safetensors or .pth file, or a folder of `automix import-weights`
+    config.guide.weights = (
+        ""  # a .safetensors or .pth file, or a folder of `automix import-weights`
+    )
     config.guide.image_size = 224  # that it reads; 0: as the images are
     config.guide.mean = (0.485, 0.456, 0.406)  # of the images that it was trained on
     config.guide.std = (0.229, 0.224, 0.225)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from automix_jax import cli
+from automix_jax import recipes
 from automix_jax import config as config_lib
 from automix_jax.data.dataset import Dataset, Split
 from automix_jax.errors import ConfigError
@@ -15,7 +15,7 @@ RECIPES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {"__i
 
 
 def load(recipe, argument=""):
-    return cli.load_config(f"{ROOT}/configs/{recipe}.py:{argument}")
+    return recipes.load_config(f"{ROOT}/configs/{recipe}.py:{argument}")
 
 
 def stand_in(config):

@@ -331,7 +331,6 @@ def check_network(
     Raises:
         ConfigError: naming the field, its value and the remedy.
     """
-
     names: list[str] = []  # in their order, which JAX does not keep for a dict
 
     def feature_maps(images):

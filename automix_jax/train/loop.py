@@ -26,8 +26,8 @@ from automix_jax.errors import ConfigError, NumbersError
 from automix_jax.evaluate import samples
 from automix_jax.evaluate.accuracy import make_evaluate
 from automix_jax.mixup_training import AugMixTraining, MixupTraining
-from automix_jax.train import metrics as metrics_lib
 from automix_jax.train import guiding, warm_start
+from automix_jax.train import metrics as metrics_lib
 from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.build import Experiment, build, compute_dtype, named_key, replicated
 from automix_jax.train.checkpoint import Checkpoints, template

@@ -1,0 +1,63 @@
+"""Recipes: Python files that give a configuration, and overrides of its fields."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from automix_jax import config as config_lib
+from automix_jax.errors import ConfigError, did_you_mean
+
+
+def load_config(recipe: str) -> ConfigDict:
+    """Returns what a recipe's `get_config` gives.
+
+    Args:
+        recipe: the path of a Python file, and after a colon the argument of its `get_config`.
+
+    Raises:
+        ConfigError: if the file does not exist or is not a recipe, or refuses the argument.
+    """
+    path, _, argument = recipe.partition(":")
+    spec = importlib.util.spec_from_file_location("automix_jax_recipe", path)
+    if not Path(path).is_file() or spec is None or spec.loader is None:
+        raise ConfigError(f"--config: {path!r} is not a Python file; configs/ holds the recipes.")
+    sys.path.insert(0, str(Path(path).resolve().parents[1]))  # recipes import configs.common
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"--config: {path!r} has no get_config(arg); configs/ shows how.")
+    return module.get_config(argument)
+
+
+def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
+    """Sets the fields of a configuration that arguments of the form --config.FIELD=VALUE name.
+
+    Raises:
+        ConfigError: for any other argument, an unknown field, or a value of another type.
+    """
+    names = [name.removeprefix("config.") for name, _ in config_lib.fields(config)]
+    for argument in arguments:
+        name, equals, _ = argument.removeprefix("--config.").partition("=")
+        if not argument.startswith("--config.") or not equals:
+            raise ConfigError(
+                f"argument {argument!r} is not known: fields are set by --config.FIELD=VALUE."
+            )
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise ConfigError(f"config.{name} is not a field of the configuration.{hint}")
+    values = flags.FlagValues()
+    argv = ["train", *arguments]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except (flags.Error, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).removeprefix("flag --")
+        raise ConfigError(f"{reason}: the field's default in the recipe shows its type.") from error
+    return values.config
