@@ -44,6 +44,7 @@ automix COMMAND [ARGUMENTS]
     export           writes a trained run as .safetensors, .pth, Detectron2 .pkl or StableHLO
     sweep            trains several methods and compares them
     supermix         mixes a run's images with SuperMix, beforehand
+    visualize        draws what every method makes of the same images
 
 `automix COMMAND --help` says more.
 """

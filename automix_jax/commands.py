@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from automix_jax.errors import ConfigError
 from automix_jax.models import list_models
@@ -42,6 +42,16 @@ them with the images themselves as an .npz, on which to train:
         --config.data.path=mixed.npz --workdir=runs/supermix
 
 Only mixes in which the network sees both images are kept, with the class that it sees first.
+"""
+_VISUALIZE_HELP = """\
+Draws one picture of what the methods make of the same images at the same ratio, with the masks:
+
+    automix visualize mixups --out=mixups.png
+    automix visualize mixups --data=PHOTOS --size=224 --out=mixups.png
+    automix visualize mixups --run=runs/quickstart --out=mixups.png
+
+AutoMix is a trained module, and some methods look at a trained network: they are drawn with --run.
+What can be drawn is all but the methods that mix inside the network, or look like another.
 """
 
 
@@ -188,9 +198,64 @@ def supermix(argv: Sequence[str]) -> int:
     return 0
 
 
+def visualize(argv: Sequence[str]) -> int:
+    """Runs `automix visualize`.
+
+    Raises:
+        AutoMixError: for arguments, data or a run that cannot be used.
+    """
+    parser = Parser("visualize", _VISUALIZE_HELP)
+    add = parser.add_argument
+    add("subject", choices=("mixups",), help="what to draw")
+    add("--out", required=True, type=Path, metavar="FILE.png", help="to be written")
+    add(
+        "--data",
+        metavar="DATA",
+        help="a folder of pictures, or NAME[:PATH] as in config.data (default: the run's, or"
+        " fashion_mnist_sample)",
+    )
+    add("--size", type=int, help="side of the images (default: 224 for a folder, else as stored)")
+    add("--run", type=Path, help="the folder of a run")
+    add("--lam", type=float, default=0.5, help="weight of the own image (default: %(default)s)")
+    add("--pairs", type=int, default=4, help="images to mix (default: %(default)s)")
+    add("--methods", metavar="A+B", help="in their order (default: all that can be drawn)")
+    add("--seed", type=int, default=0, help="of images and draws (default: %(default)s)")
+    options = vars(parser.parse_args(argv))
+    del options["subject"]
+    _check_visualize(options)
+
+    from automix_jax.evaluate import gallery, mixes
+    from automix_jax.train.trained import load_state
+
+    out, asked, run = (options.pop(name) for name in ("out", "methods", "run"))
+    run = load_state(run) if run else None
+    methods, others = mixes.settle(asked.split("+") if asked else None, run)
+    if others:
+        reasons = (f"{', '.join(names)} ({reason})" for reason, names in others.items())
+        print(f"not drawn: {'; '.join(reasons)}")
+    width, height = gallery.draw(out, methods, run=run, **options)
+    print(f"{out}  {width} x {height}, {out.stat().st_size:,} bytes")
+    return 0
+
+
+def _check_visualize(options: dict[str, Any]) -> None:
+    """Raises a ConfigError for an argument that cannot work, before anything is read."""
+    if not 0 <= options["lam"] <= 1:
+        raise ConfigError(f"--lam is {options['lam']:g}: it must be from 0 to 1.")
+    for name, least in (("pairs", 2), ("size", 1), ("seed", 0)):
+        if options[name] is not None and options[name] < least:
+            raise ConfigError(f"--{name} is {options[name]}: it must be {least} or more.")
+    out = options["out"]
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out is {out}: the picture is a PNG, give FILE.png.")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out is {out}, but there is no folder {out.parent}: make it first.")
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "import-weights": import_weights,
     "export": export,
     "sweep": sweep,
     "supermix": supermix,
+    "visualize": visualize,
 }

@@ -181,10 +181,10 @@ def make_dataset(args: argparse.Namespace) -> Dataset:
     return Dataset("random", split, split, tuple(map(str, range(args.classes))))
 
 
-def jax_case(args: argparse.Namespace, method: str) -> Case:
+def jax_case(args: argparse.Namespace, method: str, config: ConfigDict | None = None) -> Case:
     """Compiles the training program of a method and puts its arguments on the device."""
     data, key = make_dataset(args).train, named_key(0, "state")
-    experiment = build(make_config(args, method), make_dataset(args).facts)
+    experiment = build(config or make_config(args, method), make_dataset(args).facts)
     mesh, run_steps = experiment.mesh, experiment.run_steps
     batch = jax.device_put((data.images, data.labels), replicated(mesh))
     order = np.tile(np.arange(args.batch, dtype=np.int32), (args.steps_per_dispatch, 1))

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from automix_jax import recipes
 from automix_jax import config as config_lib
+from automix_jax import recipes
 from automix_jax.data.dataset import Dataset, Split
 from automix_jax.errors import ConfigError
 from automix_jax.train.build import build

@@ -19,7 +19,8 @@ PAIRS = 6
 _TILE, _GAP, _HEADER = 84, 4, 16  # pixels
 
 
-# From (state, uint8 images, labels, lam) to masks (white shows the image) and mixed images, 0 to 255.
+# From (state, uint8 images, labels, lam) to masks, 1 where the image shows, and mixed images from 0
+# to 255.
 Mixer = Callable[[TrainState, Array, Array, float], tuple[Array, Array]]
 
 
@@ -90,6 +91,8 @@ def save_panel(
     """
     from PIL import Image, ImageDraw
 
+    from automix_jax.evaluate.panel import tile
+
     columns: list[tuple[str, np.ndarray]] = [
         ("image", images),
         ("partner", np.roll(images, -1, axis=0)),
@@ -108,10 +111,7 @@ def save_panel(
         draw.text((left, 2), title, "black")
         for y in range(rows):
             top = _HEADER + y * (pitch + _HEADER)
-            tile = np.clip(np.rint(column[y]), 0, 255).astype(np.uint8)
-            tile = np.repeat(tile, 3, axis=-1) if tile.shape[-1] == 1 else tile
-            scaled = Image.fromarray(tile).resize((_TILE, _TILE), Image.Resampling.NEAREST)
-            panel.paste(scaled, (left, top))
+            panel.paste(tile(column[y], (_TILE, _TILE)), (left, top))
             if x < 2:
                 draw.text((left, top + _TILE), names[(y + x) % len(names)][:14], "gray")
     panel.save(path)

@@ -10,10 +10,20 @@ from typing import Any, NamedTuple
 from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.mixups.alignmix import alignmix
 from automix_jax.mixups.attentivemix import attentivemix
+from automix_jax.mixups.augmix import augmix
 from automix_jax.mixups.base import Mixed, Mixup
 from automix_jax.mixups.blend import mixup, vanilla
+from automix_jax.mixups.comixup import comixup
 from automix_jax.mixups.cutmix import cutmix
+from automix_jax.mixups.fmix import fmix
+from automix_jax.mixups.gradient import input_saliency
+from automix_jax.mixups.gridmix import gridmix
 from automix_jax.mixups.manifoldmix import manifoldmix
+from automix_jax.mixups.puzzlemix import puzzlemix
+from automix_jax.mixups.resizemix import resizemix
+from automix_jax.mixups.saliencymix import saliencymix
+from automix_jax.mixups.smoothmix import smoothmix
+from automix_jax.mixups.supermix import supermix
 from automix_jax.mixups.switch import mixup_cutmix
 from automix_jax.mixups.transmix import transmix
 
@@ -22,14 +32,24 @@ __all__ = [
     "Mixup",
     "alignmix",
     "attentivemix",
+    "augmix",
+    "comixup",
     "create",
     "cutmix",
     "defaults",
+    "fmix",
+    "gridmix",
+    "input_saliency",
     "list_mixups",
     "manifoldmix",
     "mixup",
     "mixup_cutmix",
     "needs",
+    "puzzlemix",
+    "resizemix",
+    "saliencymix",
+    "smoothmix",
+    "supermix",
     "transmix",
     "vanilla",
 ]
@@ -47,6 +67,15 @@ _MIXUPS = {
     "mixup_cutmix": _Entry(mixup_cutmix),
     "manifoldmix": _Entry(manifoldmix),
     "attentivemix": _Entry(attentivemix, "attention"),
+    "saliencymix": _Entry(saliencymix),
+    "fmix": _Entry(fmix),
+    "resizemix": _Entry(resizemix),
+    "puzzlemix": _Entry(puzzlemix, "saliency"),
+    "comixup": _Entry(comixup, "saliency"),
+    "supermix": _Entry(supermix, "predict"),
+    "augmix": _Entry(augmix),
+    "gridmix": _Entry(gridmix),
+    "smoothmix": _Entry(smoothmix),
     "alignmix": _Entry(alignmix),
     "transmix": _Entry(transmix),
 }

@@ -15,10 +15,28 @@ from automix_jax.errors import CheckpointError, ConfigError, DataError
 from automix_jax.models import create_model
 from automix_jax.models.backbone import Backbone
 from automix_jax.train import workdir as workdir_lib
-from automix_jax.train.build import build, make_mesh, named_key, replicated
+from automix_jax.train.build import Experiment, build, make_mesh, named_key, replicated
 from automix_jax.train.checkpoint import Checkpoints, template
 from automix_jax.train.logging import read_records
+from automix_jax.train.state import TrainState
 from automix_jax.train.teacher import make_teacher_stats
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A run as one of its checkpoints left it, on one device.
+
+    Attributes:
+        config: of the run.
+        facts: of its data.
+        experiment: what it computes with.
+        state: what it has trained.
+    """
+
+    config: ConfigDict
+    facts: Facts
+    experiment: Experiment
+    state: TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +62,37 @@ class Trained:
     accuracies: dict[str, float]
     model: Backbone
     variables: PyTree
+
+
+def load_state(workdir: str | Path, checkpoint: str = "last") -> Restored:
+    """Reads all that a run has trained from its checkpoints.
+
+    Args:
+        workdir: of the run.
+        checkpoint: "last" or "best".
+
+    Raises:
+        CheckpointError: if the folder is not a run's, or has no such checkpoint.
+    """
+    workdir = Path(workdir).expanduser()
+    config, facts = workdir_lib.read(workdir)
+    if not workdir_lib.has_checkpoint(workdir, checkpoint):
+        raise CheckpointError(
+            f"{workdir / 'checkpoints' / checkpoint} holds no checkpoint: train first."
+        )
+    experiment = build(config, facts, make_mesh(jax.devices()[:1]))
+    tree = {
+        "state": jax.eval_shape(experiment.create, named_key(0, "state")),
+        "metrics": jax.eval_shape(experiment.create_metrics),
+    }
+    keep = config.run.keep_checkpoints
+    checkpoints = Checkpoints(workdir / "checkpoints", keep, create=False)
+    with contextlib.closing(checkpoints):
+        found = checkpoints.restore(
+            template(tree, replicated(experiment.mesh)), best=checkpoint == "best"
+        )
+    assert found is not None  # there is one
+    return Restored(config, facts, experiment, found[0]["state"])
 
 
 def load_run(
@@ -78,28 +127,14 @@ def load_run(
             f"the run in {workdir} has no {network}_{head}: choose --network and --head from"
             f" {', '.join(config_lib.evaluated(config))}."
         )
-    if not workdir_lib.has_checkpoint(workdir, checkpoint):
-        raise CheckpointError(
-            f"{workdir / 'checkpoints' / checkpoint} holds no checkpoint: train first."
-        )
-    experiment = build(config, facts, make_mesh(jax.devices()[:1]))
-    tree = {
-        "state": jax.eval_shape(experiment.create, named_key(0, "state")),
-        "metrics": jax.eval_shape(experiment.create_metrics),
-    }
-    keep = config.run.keep_checkpoints
-    checkpoints = Checkpoints(workdir / "checkpoints", keep, create=False)
-    with contextlib.closing(checkpoints):
-        found = checkpoints.restore(
-            template(tree, replicated(experiment.mesh)), best=checkpoint == "best"
-        )
-    assert found is not None  # there is one
-    state = found[0]["state"]
+    restored = load_state(workdir, checkpoint)
+    state = restored.state
     params, stats = state.params["student"], state.student_stats
     if network == "teacher":
         params, stats = state.teacher, state.teacher_stats
         if stats:
-            stats = make_teacher_stats(config, experiment)(state, _training_images(config, facts))
+            images = _training_images(config, facts)
+            stats = make_teacher_stats(config, restored.experiment)(state, images)
     variables = {"params": {**params["backbone"], "head": params[f"head_{head}"]}}
     if stats:
         variables["batch_stats"] = stats["backbone"]

@@ -1,0 +1,104 @@
+"""Which images a gallery shows: a few of different classes, of a data set or a folder."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from automix_jax.data import list_datasets, load_dataset
+from automix_jax.data.folder import SUFFIXES
+from automix_jax.data.images import decode_image
+from automix_jax.errors import DataError
+
+_TFDS = "tfds:"
+
+
+class Pictures(NamedTuple):
+    """Images, uint8 [B, H, W, C], and the names of their classes."""
+
+    images: np.ndarray
+    names: list[str]
+
+
+def choose(
+    data: str, count: int, *, size: int | None = None, channels: int = 3, seed: int = 0
+) -> Pictures:
+    """Takes images at random, by turns from all classes.
+
+    Of a folder only these are read. The class of a picture is the name of its folder, or its own
+    name where it lies in no folder below.
+
+    Args:
+        data: NAME[:PATH], see `load_dataset`, of which the test images are taken; or a folder of
+            pictures, in folders of classes or not.
+        count: how many.
+        size: side of the squares to resize and crop to; for a folder by default 224, else as
+            stored.
+        channels: of a folder's pictures, 3 or 1.
+        seed: of the choice.
+
+    Raises:
+        DataError: if there is no such data, or it has fewer images.
+    """
+    name, path = _source(data)
+    if name == "folder":
+        files = _files(Path(path).expanduser())
+        classes = _classes(files, Path(path).expanduser())
+    else:
+        dataset = load_dataset(name, path or None, size)
+        classes = [dataset.class_names[label] for label in dataset.test.labels]
+    if len(classes) < count:
+        raise DataError(f"{data} has {len(classes)} images: give --pairs={len(classes)} or less.")
+    chosen = by_turns(classes, count, seed)
+    if name == "folder":
+        images = [decode_image(files[i], str(files[i]), size or 224, channels) for i in chosen]
+    else:
+        images = [dataset.test.images[i] for i in chosen]
+    return Pictures(np.stack(images), [classes[i] for i in chosen])
+
+
+def by_turns(classes: Sequence[str], count: int, seed: int) -> list[int]:
+    """Indices at random, of which no class comes twice before each has come once, and so on."""
+    order = np.random.default_rng(seed).permutation(len(classes))
+    first: dict[str, int] = {}  # the turn of each class
+    seen: Counter[str] = Counter()
+    turns = []
+    for i in order:
+        turns.append((seen[classes[i]], first.setdefault(classes[i], len(first))))
+        seen[classes[i]] += 1
+    return [int(order[i]) for i in sorted(range(len(order)), key=turns.__getitem__)[:count]]
+
+
+def _source(data: str) -> tuple[str, str]:
+    """The name and the path of NAME[:PATH] or of a folder."""
+    if data.startswith(_TFDS):
+        name, _, path = data.removeprefix(_TFDS).partition(":")
+        return _TFDS + name, path
+    name, _, path = data.partition(":")
+    if name in list_datasets():
+        return name, path
+    if Path(data).expanduser().is_dir():
+        return "folder", data
+    raise DataError(
+        f"--data={data} is neither a folder nor one of {', '.join(list_datasets())}, with :PATH"
+        " after those that need one."
+    )
+
+
+def _files(root: Path) -> list[Path]:
+    """The pictures in a folder and below, hidden ones left out."""
+    files = sorted(
+        file
+        for file in root.rglob("*")
+        if file.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(root).parts)
+    )
+    if not files:
+        raise DataError(f"the folder {root} has no pictures ({', '.join(sorted(SUFFIXES))}).")
+    return files
+
+
+def _classes(files: Sequence[Path], root: Path) -> list[str]:
+    return [file.stem if file.parent == root else file.parent.name for file in files]
