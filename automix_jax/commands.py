@@ -229,7 +229,7 @@ def visualize(argv: Sequence[str]) -> int:
 
     out, asked, run = (options.pop(name) for name in ("out", "methods", "run"))
     run = load_state(run) if run else None
-    methods, others = mixes.settle(asked.split("+") if asked else None, run)
+    methods, others = mixes.settle(None if asked is None else asked.split("+"), run)
     if others:
         reasons = (f"{', '.join(names)} ({reason})" for reason, names in others.items())
         print(f"not drawn: {'; '.join(reasons)}")

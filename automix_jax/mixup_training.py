@@ -112,8 +112,11 @@ class MixupTraining:
         def mix_group(rng, images, labels, seen):
             return self.mix(rng, images, labels, num_classes=self.model.num_classes, **seen)
 
-        batch = (images, labels, seen)
-        return jax.vmap(mix_group)(rngs, *jax.tree.map(lambda x: _by_group(x, len(rngs)), batch))
+        if len(rngs) == 1:  # under vmap a method that switches between programs runs them all
+            mixed = mix_group(rngs[0], images, labels, seen)
+            return jax.tree.map(lambda x: x[None], mixed)
+        batch = jax.tree.map(lambda x: _by_group(x, len(rngs)), (images, labels, seen))
+        return jax.vmap(mix_group)(rngs, *batch)
 
     def _look(
         self, params: PyTree, frozen: Frozen, images: Array, labels: Array
@@ -197,11 +200,11 @@ class AugMixTraining:
         rngs = jax.vmap(lambda rng: jax.random.split(rng, 3))(draws)  # [g, 3]
 
         def versions(rngs, images, labels):
-            augmented = [
-                self.augment(rng, images, labels, num_classes=self.model.num_classes).images
-                for rng in (rngs[0], rngs[1])
-            ]
-            return jnp.stack([images, *augmented])
+            def augment(rng):
+                classes = self.model.num_classes
+                return self.augment(rng, images, labels, num_classes=classes).images
+
+            return jnp.concatenate([images[None], jax.vmap(augment)(rngs[:2])])
 
         three = jax.vmap(versions)(rngs, _by_group(images, groups), _by_group(labels, groups))
         # One batch, so that batch norm sees the three versions of a group together.

@@ -254,7 +254,7 @@ def test_least_energy_of_all_labellings(rows, columns):
     np.testing.assert_allclose(ours, total.min(1), rtol=0, atol=2e-6)  # float32, energies up to 6
 
 
-CUT = 5e-6  # a cut's costs are rounded to 1e-7, and some hundred of them add up
+CUT = 2e-6  # a cut's costs are rounded to 1e-7, and some hundred of them add up
 
 
 def least_energy(problem):
@@ -453,8 +453,9 @@ def test_mask_and_ratio(shape, flat):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_ratios_0_and_1_leave_one_image(shape):
-    """To the bit, whatever the saliency wants."""
+    """To the bit, however much a few pixels of the other image want to be seen."""
     images, labels, saliency = batch(*shape[:4], dtype=shape[4])
+    saliency = saliency**8
     count, perm = len(labels), jnp.roll(jnp.arange(len(labels)), 1)
     for seed, lam in itertools.product(range(4), (jnp.linspace(1, 0, count), jnp.zeros(count))):
         mixed = two_grids(seed, images, labels, saliency, lam, perm)
@@ -530,22 +531,22 @@ def test_ratio_per_sample_or_batch():
 
 
 def test_gradient_follows_the_pixels():
-    """With its choices fixed the mixed image is linear in the images, and so is the gradient."""
-    images, labels, saliency = batch(4, 16, 16, 3)
+    """Choices have no gradient, even of a saliency that has one: all is linear in the images."""
+    images, labels, _ = batch(4, 16, 16, 3)
     weight = jnp.asarray(np.random.default_rng(0).standard_normal(images.shape), jnp.float32)
+    mix = functools.partial(puzzlemix, num_classes=CLASSES, blocks=(4,), lam=0.5)
 
     @jax.jit
     @jax.value_and_grad
     def value(images):
-        mixed = puzzlemix(
-            jax.random.key(0), images, labels, num_classes=CLASSES, saliency=saliency,
-            blocks=(4,), lam=0.5,
-        )  # fmt: skip
+        saliency = jnp.square(images).mean(-1)
+        mixed = mix(jax.random.key(0), images, labels, saliency=saliency)
         return (weight * mixed.images).sum()
 
     total, gradient = value(images)
+    assert abs(total) > 1
+    # A sum of 3072 float32 products with cancellation.
     assert float((gradient * images).sum()) == pytest.approx(float(total), rel=1e-4)
-    assert float(jnp.abs(total)) > 1
 
 
 def test_shard_map_needs_no_exception():

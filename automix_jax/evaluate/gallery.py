@@ -1,5 +1,6 @@
 """One picture of what every method makes of the same images."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,13 +16,13 @@ from automix_jax.train.trained import Restored
 
 _TILES = 12  # side by side
 _NOTE = (
-    "Every image is mixed with the one to its right, the last with the first, at ratio {lam:g}."
-    " Above, the mixed image and the weight of its own label. Below, the mask: white where the own"
-    " image shows, black where the partner does."
+    "Each image is mixed with the one to its right, the last with the first, at ratio {lam:g}."
+    " Above: the mixed image, and the weight of its own label. Below: the mask, white where the own"
+    " image shows, black where it does not."
 )
 _NOTES = {
-    "augmix": "augmix mixes an image with augmented versions of itself.",
-    "comixup": "comixup chooses ratios and partners by itself.",
+    "augmix": "augmix mixes an image with itself, augmented.",
+    "comixup": "comixup chooses its own ratios and partners.",
 }
 
 
@@ -60,6 +61,7 @@ def draw(
         mix(methods, pictures, lam, seed, run),
         "mixing",
         len(methods),
+        disable=not sys.stderr.isatty(),
         console=Console(stderr=True),
         transient=True,
     )
@@ -81,7 +83,7 @@ def _choose(
     if run is None:
         return choose(data or "fashion_mnist_sample", count, size=size, seed=seed)
     own, (side, _, channels) = run.config.data, run.facts.image_shape
-    if data is None:
+    if not data:
         data = f"{own.name}:{own.path}" if own.path else own.name
         size = size or own.image_size or None
     pictures = choose(data, count, size=size, channels=channels, seed=seed)
@@ -98,7 +100,8 @@ def _choose(
 
 def _originals(pictures: Pictures) -> panel.Block:
     """The images above their partners."""
-    images, names = pictures
+    images = pictures.images
+    names = [name.replace("_", " ") for name in pictures.names]
     partners = panel.Strip(np.roll(images, -1, axis=0), [*names[1:], names[0]])
     return panel.Block("image, and its partner", [panel.Strip(images, names), partners])
 

@@ -1,5 +1,6 @@
 """Which images a gallery shows: a few of different classes, of a data set or a folder."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from automix_jax.data.images import decode_image
 from automix_jax.errors import DataError
 
 _TFDS = "tfds:"
+_WORDNET_ID = re.compile(r"^n\d{8}_")  # before the name of many a picture of ImageNet
 
 
 class Pictures(NamedTuple):
@@ -101,4 +103,7 @@ def _files(root: Path) -> list[Path]:
 
 
 def _classes(files: Sequence[Path], root: Path) -> list[str]:
-    return [file.stem if file.parent == root else file.parent.name for file in files]
+    return [
+        _WORDNET_ID.sub("", file.stem) if file.parent == root else file.parent.name
+        for file in files
+    ]
