@@ -18,8 +18,9 @@ help:
 quickstart: $(VENV)/.installed
 	$(RUN) main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 
+# A process for each core, each with whole files: tests of a file share what they have compiled.
 test: $(VENV)/.installed-dev lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 test-faults: $(VENV)/.installed-dev
 	AUTOMIX_KILLS=20 $(RUN) -m pytest tests/test_run.py -k killed

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from automix_jax.errors import ConfigError
 from automix_jax.mixups.pixels import from_unit, to_unit
 from automix_jax.models.backbone import Backbone
 

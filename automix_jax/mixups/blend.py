@@ -57,6 +57,6 @@ def mixup(
 def blend(
     x: Float[Array, "b ..."], perm: Int[Array, " b"], lam: Float[Array, " n"]
 ) -> Float[Array, "b ..."]:
-    """lam * own + (1 - lam) * partner, lam [1] or [B], in the dtype of x."""
+    """Returns lam * own + (1 - lam) * partner, lam [1] or [B], in the dtype of x."""
     lam = lam.reshape(-1, *[1] * (x.ndim - 1))
     return (lam * x + (1 - lam) * x[perm]).astype(x.dtype)
