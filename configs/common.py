@@ -162,8 +162,9 @@ def set_method(config: ConfigDict, method: str, kind: str) -> None:
     config.method.alpha = alpha or config.method.alpha
     from_elsewhere = ("alpha", "mean", "std")
     options = {name: value for name, value in known.items() if name not in from_elsewhere}
-    if method == "puzzlemix" and kind != "cifar":
-        options |= {"blocks": (2, 4, 8), "transport_size": 0}
+    if method == "puzzlemix":
+        small = {"blocks": (2, 4, 8, 16), "transport_size": 4}
+        options |= small if kind == "cifar" else {"blocks": (2, 4, 8), "transport_size": 0}
     if method == "alignmix":
         options["layer"] = ""  # the network's last
     config.method.options = ConfigDict(options)

@@ -22,11 +22,17 @@ def write_npz(path: Path, train: int = 48, test: int = 20, classes: int = 4) -> 
     return path
 
 
+RECIPE = ROOT / "configs/quickstart.py"
+
+
 def arguments(data: Path, workdir: Path, *overrides: str) -> list[str]:
     """The command line of a run of six steps an epoch that takes seconds."""
+    return [f"--config={RECIPE}", f"--workdir={workdir}", *tiny(data), *overrides]
+
+
+def tiny(data: Path) -> list[str]:
+    """The fields that make it so small."""
     return [
-        f"--config={ROOT / 'configs/quickstart.py'}",
-        f"--workdir={workdir}",
         "--config.data.name=npz",
         f"--config.data.path={data}",
         "--config.data.num_classes=0",
@@ -37,11 +43,12 @@ def arguments(data: Path, workdir: Path, *overrides: str) -> list[str]:
         "--config.teacher.recalibration_batches=2",
         "--config.run.sample_epochs=0",
         "--config.run.tensorboard=False",
-        *overrides,
     ]
 
 
-def start(argv: list[str], cache: Path) -> subprocess.Popen:
+def start(
+    argv: list[str], cache: Path, program: tuple[str, ...] = (str(ROOT / "main.py"),)
+) -> subprocess.Popen:
     """Starts `main.py` on one CPU device, with a compilation cache shared by a test's runs."""
     environment = dict(os.environ) | {
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
@@ -51,7 +58,7 @@ def start(argv: list[str], cache: Path) -> subprocess.Popen:
         "PYTHONUNBUFFERED": "1",
     }
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *argv],
+        [sys.executable, *program, *argv],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -51,6 +51,7 @@ def fails(argv, capsys):
         ("--config.teacher.enabled=False", ["config.teacher.enabled is False", "automix"]),
         ("--config.eval.headline=best", ["config.eval.headline is 'best'", "student_mix"]),
         ("--config.compute_dtype=float16", ["config.compute_dtype is 'float16'", "bfloat16"]),
+        ("--config.method.options.blocks=4", ["method.options.blocks is not a field"]),
         ("--batch_size=8", ["batch_size"]),
         ("train", ["'train'"]),
     ],
@@ -142,3 +143,31 @@ def test_help_teaches(capsys):
     text = capsys.readouterr().out
     assert "configs/quickstart.py" in text and "--config.FIELD=VALUE" in text
     assert cli.main(["fly"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "override", "parts"),
+    [
+        ("mixpu", "", ["method=mixpu is not known", "Did you mean 'mixup'", "puzzlemix"]),
+        ("mixup", "--config.method.alpha=-1", ["config.method.alpha is -1", "above 0"]),
+        ("transmix", "--config.method.options.cutmix_alpha=0.0", ["cutmix_alpha of 'transmix'"]),
+        ("transmix", "", ["transmix, which reads the attention of a class token", "deit_t"]),
+        ("attentivemix", "", ["config.guide.weights is empty", "pretrained resnet18"]),
+        ("attentivemix", "--config.guide.weights=/nowhere.pth", ["/nowhere.pth"]),
+        ("supermix", "", ["mixes images beforehand", "automix supermix --help"]),
+        ("manifoldmix", "--config.method.options.layers=('stage9',)", ["'stage9'", "stage1"]),
+        ("alignmix", "--config.method.options.layer=stage9", ["'stage9'", "stage3"]),
+        ("fmix", "--config.method.options.decy=2", ["options.decy", "options.decay"]),
+        ("fmix", "--config.method.name=cutmix", ["options.decay is set, but cutmix has no such"]),
+    ],
+)
+def test_bad_method(data, tmp_path, capsys, method, override, parts):
+    """Of a method and what it needs: the sentence names it, and no folder is made."""
+    workdir = tmp_path / "run"
+    argv = runs.arguments(data, workdir, *([override] if override else []))
+    argv[0] += f":method={method}"
+    code, message = fails(argv, capsys)
+    assert code in (2, 67)
+    assert message.count("\n") == 1
+    assert all(part in message for part in parts), message
+    assert not workdir.exists()

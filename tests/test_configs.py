@@ -88,6 +88,74 @@ def test_paper_and_released_defaults():
         assert name.split(".")[1] in documented
 
 
+@pytest.mark.parametrize("method", config_lib.METHODS)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_method_in_every_recipe(recipe, method):
+    """Each is a valid configuration, but for what has to be given or belongs to other networks."""
+    config = load(recipe, f"method={method}")
+    assert config.method.name == method
+    assert config.teacher.enabled == (method == "automix")
+    assert (config.method.clean_weight > 0) == (method == "comixup")
+    with config.unlocked():
+        config.batch_size, config.guide.weights = 128, "some"
+    if method == "supermix":
+        with pytest.raises(ConfigError, match="automix supermix --help"):
+            config_lib.validate(config, 8)
+    else:
+        config_lib.validate(config, 8)
+    released = load(recipe, f"method={method},variant=released")
+    if "variant" in config.method.options:
+        assert config.method.options.variant == "paper"
+        assert released.method.options.variant == "published"
+
+
+def test_alpha_of_the_tables():
+    """What the published tables have, for four kinds of recipe."""
+    kinds = ("cifar100_r18", "imagenet_r50", "imagenet_deit_s", "cifar100_deit_s")
+    tables = {
+        "mixup": (1, 0.2, 0.2, 0.8),
+        "cutmix": (0.2, 1, 0.2, 2),
+        "manifoldmix": (2, 0.2, 0.2, 2),
+        "saliencymix": (0.2, 1, 0.2, 0.2),
+        "attentivemix": (2, 2, 2, 2),
+        "fmix": (0.2, 1, 0.2, 1),
+        "puzzlemix": (1, 1, 1, 2),
+        "comixup": (2, 2, 2, 2),
+        "alignmix": (2, 2, 2, 2),
+        "gridmix": (0.2, 0.2, 0.2, 1),
+        "mixup_cutmix": (0.8, 0.8, 0.8, 0.8),
+    }
+    for method, alphas in tables.items():
+        for kind, alpha in zip(kinds, alphas, strict=True):
+            assert load(kind, f"method={method}").method.alpha == alpha, (method, kind)
+    options = load("cifar100_r18", "method=puzzlemix").method.options
+    assert (options.blocks, options.transport_size) == ((2, 4, 8, 16), 4)
+    options = load("imagenet_r50", "method=puzzlemix").method.options
+    assert (options.blocks, options.transport_size) == ((2, 4, 8), 0)
+    assert load("imagenet_deit_s", "method=attentivemix").guide.model == "resnet50"
+    decay = load("cifar100_rx50", "method=fmix,variant=released").optimizer.weight_decay
+    assert decay == 5e-4
+    assert load("cifar100_rx50", "method=mixup,variant=released").optimizer.weight_decay == 1e-4
+
+
+@pytest.mark.parametrize("method", ["manifoldmix", "alignmix", "transmix"])
+def test_methods_inside_the_network_find_its_maps(method):
+    """The last map is found, and a network without the maps is refused with those it has."""
+    config = load("cifar100_wrn28_8", f"method={method}")
+    facts = stand_in(config).facts
+    if method == "transmix":
+        with pytest.raises(ConfigError, match="wrn28_8 has none: use"):
+            build(config, facts)
+        return
+    mix = build(config, facts).objective.mix
+    if method == "alignmix":
+        assert mix.keywords["layer"] == "stage3"
+    else:
+        config = load("cifar100_deit_s", "method=manifoldmix")
+        with pytest.raises(ConfigError, match="names 'stage1', but deit_s has block1, block2"):
+            build(config, stand_in(config).facts)
+
+
 def test_arguments():
     config = load("cifar10_r18", "method=mixup,epochs=200")
     assert (config.method.name, config.method.alpha, config.epochs) == ("mixup", 1.0, 200)

@@ -39,13 +39,16 @@ def settle(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, PyTree | None
     params = {k: v for k, v in pretrained.variables["params"].items() if k != "head"}
     variables = {**pretrained.variables, "params": params}
     shapes = {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(variables).items()}
-    channels, given = image_channels(shapes), len(config.guide.mean)
-    if given != channels or len(config.guide.std) != channels:
-        raise ConfigError(
-            f"config.guide.mean has {given} values, but the network in {config.guide.weights} reads"
-            f" images of {channels} channel(s): give mean and std of the images that it was"
-            " trained on."
-        )
+    channels = image_channels(shapes)
+    for name in ("mean", "std"):
+        values = config.guide[name]
+        if len(values) not in (1, channels):
+            raise ConfigError(
+                f"config.guide.{name} has {len(values)} values, but the network in"
+                f" {config.guide.weights} reads images of {channels} channel(s): give those of the"
+                " images that it was trained on, one for each channel or one for all."
+            )
+        config.guide[name] = tuple(values) * (channels // len(values))
     return config, variables
 
 
