@@ -12,6 +12,7 @@ from automix_jax.errors import (
     NumbersError,
     WeightsError,
 )
+from automix_jax.guide import Guide
 from automix_jax.mixblock import MixBlock, mask_loss, mix_images
 from automix_jax.mixups import cutmix, mixup
 from automix_jax.models import Backbone, Classifier, create_model, list_models, paper_layer
@@ -54,6 +55,7 @@ __all__ = [
     "DeiTS",
     "DeiTT",
     "EfficientNetB0",
+    "Guide",
     "MixBlock",
     "MobileNetV2",
     "NumbersError",

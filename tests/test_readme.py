@@ -1,9 +1,11 @@
 """The README's Python runs as it stands there."""
 
+import doctest
 import re
 
 import pytest
 
+from automix_jax import mixups
 from tests.runs import ROOT
 
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -40,3 +42,21 @@ def test_files_that_the_readme_names_exist():
     assert len(links) > 8
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+def test_mixups_page():
+    """The blocks of the page build on each other."""
+    namespace: dict = {}
+    for block in PYTHON.findall((ROOT / "docs/mixups.md").read_text()):
+        exec(block, namespace)
+    assert namespace["mixed"].targets.shape == (8, 10)
+
+
+@pytest.mark.parametrize("name", mixups.list_mixups())
+def test_example_of_a_mixup(name):
+    """Every method's docstring has an example, and it runs."""
+    function = getattr(mixups, name)
+    examples = doctest.DocTestFinder(recurse=False).find(function, name, globs={})
+    results = [doctest.DocTestRunner().run(example) for example in examples]
+    assert sum(result.attempted for result in results) or name == "vanilla"
+    assert not sum(result.failed for result in results)
