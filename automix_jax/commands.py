@@ -224,7 +224,7 @@ def visualize(argv: Sequence[str]) -> int:
     del options["subject"]
     _check_visualize(options)
 
-    from automix_jax.evaluate import gallery, mixes
+    from automix_jax.report import gallery, mixes
     from automix_jax.train.trained import load_state
 
     out, asked, run = (options.pop(name) for name in ("out", "methods", "run"))

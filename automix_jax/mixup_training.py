@@ -17,8 +17,17 @@ from automix_jax.objective import Frozen, Outcome, forward
 stop_gradient = jax.lax.stop_gradient
 
 
+class _KeysForDraws:
+    """A mixup draws for itself: one key for each group is all it needs."""
+
+    def draw(self, rngs: Key[Array, " g"], group_size: int) -> Key[Array, " g"]:
+        """Returns the keys."""
+        del group_size
+        return rngs
+
+
 @dataclasses.dataclass(frozen=True)
-class MixupTraining:
+class MixupTraining(_KeysForDraws):
     """Trains the "mix" head on a mixup's images and soft targets, group by group.
 
     Attributes:
@@ -41,11 +50,6 @@ class MixupTraining:
     def metric_names(self) -> tuple[str, ...]:
         """The names of the metrics in its outcome."""
         return ("loss", "loss_clean", "loss_mix") if self.clean_weight else ("loss",)
-
-    def draw(self, rngs: Key[Array, " g"], group_size: int) -> Key[Array, " g"]:
-        """A mixup draws for itself: the keys, one a group, are all it needs."""
-        del group_size
-        return rngs
 
     def loss(
         self,
@@ -162,7 +166,7 @@ class MixupTraining:
 
 
 @dataclasses.dataclass(frozen=True)
-class AugMixTraining:
+class AugMixTraining(_KeysForDraws):
     """Trains the "mix" head on clean images and on its consistency under AugMix.
 
     The loss is the cross entropy of the clean images plus `weight` times the Jensen-Shannon
@@ -179,11 +183,6 @@ class AugMixTraining:
     weight: float = 12.0
 
     metric_names: ClassVar = ("loss", "loss_clean", "loss_jsd")
-
-    def draw(self, rngs: Key[Array, " g"], group_size: int) -> Key[Array, " g"]:
-        """The augmentation draws for itself from the keys, one a group."""
-        del group_size
-        return rngs
 
     def loss(
         self,

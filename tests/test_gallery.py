@@ -11,7 +11,8 @@ from automix_jax import cli, mixups
 from automix_jax.data import load_dataset
 from automix_jax.data.augment import normalize
 from automix_jax.errors import ConfigError, DataError
-from automix_jax.evaluate import mixes, panel, pictures
+from automix_jax.evaluate import panel
+from automix_jax.report import mixes, pictures
 from automix_jax.train.trained import load_run, load_state
 from tests import runs
 
@@ -266,7 +267,7 @@ def test_command(tmp_path, capsys):
 
 def test_command_names_what_it_does_not_draw(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(mixes, "mix", lambda *arguments: iter(()))
-    monkeypatch.setattr("automix_jax.evaluate.gallery.mix", lambda *arguments: iter(()))
+    monkeypatch.setattr("automix_jax.report.gallery.mix", lambda *arguments: iter(()))
     assert draw(tmp_path / "a.png", "--pairs=2") == 0
     line = capsys.readouterr().out.splitlines()[0]
     assert line.startswith("not drawn: ")

@@ -216,7 +216,10 @@ def test_groups_and_devices():
         mixed = {name: mix(rng, images, labels) for name, mix in mixes.items()}
         return {name: (m.images, m.targets, m.info["lam"]) for name, m in mixed.items()}
 
-    together = jax.jit(jax.vmap(run))(rngs, *grouped)
+    grouped_run = jax.jit(jax.vmap(run))
+    on_gpu = grouped_run.trace(rngs, *grouped).lower(lowering_platforms=("cuda",)).as_text()
+    assert "callback" not in on_gpu
+    together = grouped_run(rngs, *grouped)
     split = jax.sharding.PartitionSpec("data")
     apart = jax.jit(
         jax.shard_map(

@@ -6,13 +6,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, PyTree, UInt8
 
 from automix_jax.automix import AutoMix
 from automix_jax.mixblock import mix_images, predict_mask
 from automix_jax.mixup_training import AugMixTraining, MixupTraining
 from automix_jax.objective import Frozen, forward
-from automix_jax.train.state import TrainState
 
 RATIOS = (0.0, 0.3, 0.7, 1.0)
 PAIRS = 6
@@ -21,7 +20,7 @@ _TILE, _GAP, _HEADER = 84, 4, 16  # pixels
 
 # From (state, uint8 images, labels, lam) to masks, 1 where the image shows, and mixed images from 0
 # to 255.
-Mixer = Callable[[TrainState, Array, Array, float], tuple[Array, Array]]
+Mixer = Callable[[PyTree, Array, Array, float], tuple[Array, Array]]
 
 
 def automix_mixer(objective: AutoMix, normalize: Callable[[Array], Array]) -> Mixer:

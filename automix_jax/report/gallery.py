@@ -10,8 +10,8 @@ from rich.progress import track
 
 from automix_jax.errors import DataError
 from automix_jax.evaluate import panel
-from automix_jax.evaluate.mixes import Row, mix
-from automix_jax.evaluate.pictures import Pictures, choose
+from automix_jax.report.mixes import Row, mix
+from automix_jax.report.pictures import Pictures, choose
 from automix_jax.train.trained import Restored
 
 _TILES = 12  # side by side

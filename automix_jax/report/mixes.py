@@ -12,12 +12,12 @@ from automix_jax import mixups
 from automix_jax.automix import AutoMix
 from automix_jax.data.augment import normalize
 from automix_jax.errors import ConfigError, did_you_mean
-from automix_jax.evaluate.pictures import Pictures
 from automix_jax.evaluate.samples import automix_mixer
 from automix_jax.guide import Guide
 from automix_jax.losses import cross_entropy
 from automix_jax.mixups.gradient import input_saliency
 from automix_jax.mixups.pixels import to_uint8
+from automix_jax.report.pictures import Pictures
 from automix_jax.train.build import named_key
 from automix_jax.train.trained import Restored
 
