@@ -233,6 +233,11 @@ def _check_fields(config: ConfigDict) -> None:
 _FREE = ("config.method.options.", "config.guide.options.")  # what is in them depends on a choice
 
 
+def needs(config: ConfigDict) -> str:
+    """The keyword of what the method looks at beside the batch; empty for most."""
+    return "" if config.method.name == "automix" else mixups.needs(config.method.name)
+
+
 def method_options(config: ConfigDict) -> dict[str, Any]:
     """The options with which the configuration makes its mixup."""
     known = mixups.defaults(config.method.name)
@@ -363,7 +368,7 @@ def _check_mixup(config: ConfigDict) -> None:
             )
     if name == "automix":
         return
-    needed = mixups.needs(name)
+    needed = needs(config)
     if needed == "predict":
         raise ConfigError(
             f"config.method.name is {name}, which mixes images beforehand with a trained network:"
@@ -374,6 +379,17 @@ def _check_mixup(config: ConfigDict) -> None:
             f"config.guide.weights is empty, but {name} follows the attention of a pretrained"
             f" {config.guide.model}: give the file or folder of its weights."
         )
+    fixed = default_config().method
+    for field, used in (
+        ("alpha", "alpha" in mixups.defaults(name)),
+        ("clean_weight", needed == "saliency"),
+        ("jsd_weight", name == "augmix"),
+    ):
+        if not used and config.method[field] != fixed[field]:
+            raise ConfigError(
+                f"config.method.{field} is {config.method[field]}, but {name} has no use for it:"
+                f" leave it at {fixed[field]}."
+            )
     mixups.create(name, **method_options(config))
 
 

@@ -1,6 +1,7 @@
 """The objectives of the plain methods: a mixup's batch for the "mix" head, or AugMix's."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -71,7 +72,7 @@ class MixupTraining(_KeysForDraws):
             )
             seen = {"saliency": saliency}
         else:
-            seen = self._look(params, frozen, images, labels)
+            seen = self.look(params, frozen, images, labels, len(draws))
 
         mixed = self._mix(rngs[:, 0], images, labels, seen)
         mixed_images = mixed.images.reshape(images.shape)
@@ -104,7 +105,7 @@ class MixupTraining(_KeysForDraws):
         perm: Int[Array, " b"],
     ) -> Mixed:
         """Mixes images at a given ratio and pairing, as it does in training."""
-        seen = self._look(params, frozen, images, labels)
+        seen = self.look(params, frozen, images, labels)
         rng, classes = jax.random.key(0), self.model.num_classes
         return self.mix(rng, images, labels, num_classes=classes, lam=lam, perm=perm, **seen)
 
@@ -122,12 +123,22 @@ class MixupTraining(_KeysForDraws):
         batch = jax.tree.map(lambda x: _by_group(x, len(rngs)), (images, labels, seen))
         return jax.vmap(mix_group)(rngs, *batch)
 
-    def _look(
-        self, params: PyTree, frozen: Frozen, images: Array, labels: Array
+    def look(
+        self,
+        params: PyTree,
+        frozen: Frozen,
+        images: Float[Array, "b h w c"],
+        labels: Int[Array, " b"],
+        groups: int = 1,
     ) -> dict[str, Array]:
-        """What the mixup looks at beside the batch, by keyword, from networks as evaluated."""
+        """What the mixup looks at beside the batch, by keyword: from networks as evaluated.
+
+        The guide sees the groups of the batch apart, since a published one has batch statistics.
+        """
         if self.guide is not None:
-            return {"attention": self.guide.attention(frozen.guide, images)}
+            guide = functools.partial(self.guide.attention, frozen.guide)
+            attention = jax.vmap(guide)(_by_group(images, groups))
+            return {"attention": attention.reshape(-1, *attention.shape[2:])}
         if not self.saliency:
             return {}
         variables = stop_gradient(

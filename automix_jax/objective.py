@@ -19,7 +19,7 @@ class Frozen:
     teacher: PyTree  # parameters; empty where the method has none
     student_stats: PyTree  # running statistics of batch norm
     teacher_stats: PyTree
-    guide: PyTree = flax.struct.field(default_factory=dict)  # variables of a pretrained network
+    guide: PyTree = None  # variables of a pretrained network that the method looks at
 
 
 @flax.struct.dataclass

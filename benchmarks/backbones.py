@@ -110,7 +110,7 @@ def measure(network: Network, args: argparse.Namespace) -> dict[str, Any]:
         key = named_key(0, "state")
         shapes = jax.eval_shape(experiment.create, key)
         metrics = jax.eval_shape(experiment.create_metrics)
-        lowered[method] = experiment.run_steps.lower(shapes, metrics, *batch, order)
+        lowered[method] = experiment.run_steps.lower(shapes, metrics, *batch, order, None)
         start = time.perf_counter()
         programs[method] = lowered[method].compile()
         seconds[method] = time.perf_counter() - start
@@ -124,7 +124,9 @@ def measure(network: Network, args: argparse.Namespace) -> dict[str, Any]:
     state = experiment.create(key)
     start = time.perf_counter()
     for _ in range(args.steps):
-        state, metrics = programs["automix"](state, experiment.create_metrics(), *batch, order)
+        state, metrics = programs["automix"](
+            state, experiment.create_metrics(), *batch, order, None
+        )
         values = compute(metrics)
         losses.append(values["loss_generate"] + config.mask_loss.weight * values["loss_mask"])
         first = jax.device_put(jnp.zeros((), jnp.int32), everywhere)

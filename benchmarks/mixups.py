@@ -52,11 +52,11 @@ NOTES = (
 
 def suitable(preset: str) -> tuple[str, ...]:
     """The methods that a preset's network can train."""
-    if preset == "deit":
+    if preset == "deit":  # what differs by network
         return ("mixup", "cutmix", "mixup_cutmix", "transmix")
-    return tuple(
-        name for name in config_lib.METHODS if name not in (*OFFLINE, "vanilla", "transmix")
-    )
+    others = (*OFFLINE, "vanilla", "automix")
+    rivals = [name for name in config_lib.METHODS if name not in others]
+    return ("automix", *(name for name in rivals if mixups.suits(name, False)))
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

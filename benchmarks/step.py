@@ -40,7 +40,7 @@ from automix_jax.config import default_config, validate
 from automix_jax.data.dataset import Dataset, Split
 from automix_jax.errors import AutoMixError, ConfigError
 from automix_jax.models import list_models, model_options, paper_layer
-from automix_jax.train.build import build, compute_dtype, named_key, replicated
+from automix_jax.train.build import Experiment, build, compute_dtype, named_key, replicated
 
 METHODS = ("vanilla", "mixup", "automix")
 TORCH_DEPTHS = {"resnet18": 18, "resnet50": 50}
@@ -193,7 +193,9 @@ def jax_case(args: argparse.Namespace, method: str, config: ConfigDict | None = 
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     create = experiment.create.lower(key).compile(compiler_options=quick)
     state, metrics = jax.block_until_ready((create(key), experiment.create_metrics()))
-    one_step, steps = (run_steps.lower(state, metrics, *batch, o) for o in (order[:1], order))
+    guide = make_guide(experiment, data.images[:1]) if experiment.guide else None
+    arguments = (state, metrics, *batch)
+    one_step, steps = (run_steps.lower(*arguments, o, guide) for o in (order[:1], order))
     start = time.perf_counter()
     compiled = steps.compile()
     seconds, memory = time.perf_counter() - start, compiled.memory_analysis()
@@ -207,10 +209,17 @@ def jax_case(args: argparse.Namespace, method: str, config: ConfigDict | None = 
 
     def run() -> None:
         nonlocal state, metrics
-        state, metrics = compiled(state, metrics, *batch, order)
+        state, metrics = compiled(state, metrics, *batch, order, guide)
         jax.block_until_ready((state, metrics))
 
     return Case(f"jax/{method}", run, program)
+
+
+def make_guide(experiment: Experiment, images: np.ndarray) -> Any:
+    """Random variables of the network that a mixup looks at."""
+    guide = experiment.guide
+    make = jax.jit(lambda x: guide.model.init(jax.random.key(0), guide.prepare(x)))
+    return jax.device_put(make(experiment.normalize(images)), replicated(experiment.mesh))
 
 
 def torch_case(args: argparse.Namespace, method: str, compile: bool) -> Case:

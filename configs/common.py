@@ -33,6 +33,15 @@ ALPHA = {
     "puzzlemix": (1.0, 1.0, 1.0, 2.0),
     "gridmix": (0.2, 0.2, 0.2, 1.0),
 }
+# Options that differ between kinds of recipe, or from the method's defaults.
+OPTIONS = {
+    "puzzlemix": {kind: {"blocks": (2, 4, 8), "transport_size": 0} for kind in KINDS}
+    | {"cifar": {"blocks": (2, 4, 8, 16), "transport_size": 4}},
+    "resizemix": {"cifar_deit": {"interpolation": "bilinear"}},
+    "augmix": {kind: {"severity": 1.0} for kind in ("imagenet", "deit")},
+    "alignmix": {kind: {"layer": ""} for kind in KINDS},  # the network's last
+}
+RELEASED_OPTIONS = {"mixup_cutmix": {"partner": "random"}}
 CUTTING = ("cutmix", "saliencymix", "attentivemix", "fmix", "resizemix")
 
 
@@ -162,12 +171,7 @@ def set_method(config: ConfigDict, method: str, kind: str) -> None:
     config.method.alpha = alpha or config.method.alpha
     from_elsewhere = ("alpha", "mean", "std")
     options = {name: value for name, value in known.items() if name not in from_elsewhere}
-    if method == "puzzlemix":
-        small = {"blocks": (2, 4, 8, 16), "transport_size": 4}
-        options |= small if kind == "cifar" else {"blocks": (2, 4, 8), "transport_size": 0}
-    if method == "alignmix":
-        options["layer"] = ""  # the network's last
-    config.method.options = ConfigDict(options)
+    config.method.options = ConfigDict(options | OPTIONS.get(method, {}).get(kind, {}))
     config.method.clean_weight = float(method == "comixup")
     if kind.endswith("deit"):
         config.guide.model = "resnet50"
@@ -208,6 +212,7 @@ def finish(
             released_cutting(config)
         if "variant" in config.method.options:
             config.method.options.variant = "published"
+        config.method.options.update(RELEASED_OPTIONS.get(method, {}))
     if "epochs" in options:
         if not options["epochs"].isdigit() or int(options["epochs"]) < 1:
             raise ConfigError(

@@ -19,14 +19,9 @@ CLASSES = 5
 PERM = jnp.array([2, 3, 1, 0])
 
 
-@pytest.fixture(scope="module")
-def recorded():
-    from tests.parity import default_folder
-
-    folder = default_folder()
-    if folder is None:
-        pytest.skip("no recorded vectors here; set AUTOMIX_PARITY_DIR")
-    with np.load(folder / "baselines_golden.npz") as file:
+@pytest.fixture
+def recorded(vectors):
+    with np.load(vectors / "baselines_golden.npz") as file:
         return {name: file[name] for name in file.files}
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from automix_jax.mixups.cutmix import Box, box_around, outside
+from automix_jax.mixups.boxes import Box, box_around, outside
 from automix_jax.mixups.fmix import fmix, largest, low_frequency_noise
 from automix_jax.mixups.gridmix import grid_mask, gridmix, random_grid
 from automix_jax.mixups.pixels import to_uint8

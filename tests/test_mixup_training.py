@@ -41,7 +41,7 @@ def student():
 def evaluate(objective, guide=None):
     """Gradient with respect to the student, loss and outcome of an objective."""
     _, params, stats, images, labels, draws = student()
-    frozen = Frozen({}, stats, {}, guide or {})
+    frozen = Frozen({}, stats, {}, guide)
 
     @jax.jit
     def run(params):
@@ -87,7 +87,7 @@ def given(objective):
             _, saliency, _ = objective._clean_pass(params, stats, images, labels, rngs[:, 2])
             seen = {"saliency": saliency}
         else:
-            seen = objective._look({"student": params}, Frozen({}, stats, {}), images, labels)
+            seen = objective.look({"student": params}, Frozen({}, stats, {}), images, labels)
         info = spied._mix(rngs[:, 0], images, labels, seen).info
         return jax.tree.map(lambda x: x.reshape(12, *x.shape[2:]), info)
 

@@ -194,8 +194,6 @@ def test_order_of_the_batch(method, options):
     images, labels = batch((5, 8, 8, 3, "float32"), 0, False)
     perm, order = jnp.array([2, 0, 4, 1, 3]), jnp.array([3, 1, 4, 0, 2])
     place = jnp.argsort(order)  # where an image has gone
-    if options:  # draws for each image move with it where they are given or follow from it
-        options = {**options, "variant": "paper"}
     mix = compiled(method, True, **options)
     mixed = mix(0, images, labels, 0.4, perm)
     moved = mix(0, images[order], labels[order], 0.4, place[perm[order]])

@@ -51,18 +51,22 @@ def mixup_mixer(
     objective: MixupTraining | AugMixTraining,
     normalize: Callable[[Array], Array],
     denormalize: Callable[[Array], Array],
+    guide: PyTree,
 ) -> Mixer:
-    """The same for a plain mixup, whose mask is the ratio itself where there is none."""
+    """The same for a plain mixup, whose mask is the ratio itself where there is none.
+
+    Of what a method mixes inside the network, the same blend of the images is shown.
+    """
 
     @jax.jit
     def mix(state, images, labels, lam):
-        frozen = Frozen(state.teacher, state.student_stats, state.teacher_stats, state.guide)
-        mixed = objective.preview(
-            state.params, frozen, normalize(images), labels, lam, _next(images)
-        )
-        lam = mixed.info["lam"][:, None, None, None]
-        mask = mixed.info.get("mask", jnp.broadcast_to(lam, (*images.shape[:3], 1)))
-        return mask, denormalize(mixed.images)
+        frozen = Frozen(state.teacher, state.student_stats, state.teacher_stats, guide)
+        inputs, perm = normalize(images), _next(images)
+        mixed = objective.preview(state.params, frozen, inputs, labels, lam, perm)
+        weight = mixed.info["lam"][:, None, None, None]
+        mask = mixed.info.get("mask", jnp.broadcast_to(weight, (*images.shape[:3], 1)))
+        shown = mixed.images if mixed.transform is None else mix_images(inputs, mask, perm)
+        return mask, denormalize(shown)
 
     return mix
 

@@ -42,6 +42,7 @@ __all__ = [
     "input_saliency",
     "list_mixups",
     "manifoldmix",
+    "map_option",
     "mixup",
     "mixup_cutmix",
     "needs",
@@ -49,6 +50,7 @@ __all__ = [
     "resizemix",
     "saliencymix",
     "smoothmix",
+    "suits",
     "supermix",
     "transmix",
     "vanilla",
@@ -58,6 +60,8 @@ __all__ = [
 class _Entry(NamedTuple):
     mix: Mixup
     needs: str = ""  # the keyword of what it looks at beside the batch
+    maps: str = ""  # the option that names feature maps of the network
+    tokens: bool | None = None  # a network with (True) or without a class token; None: any
 
 
 _MIXUPS = {
@@ -65,7 +69,8 @@ _MIXUPS = {
     "mixup": _Entry(mixup),
     "cutmix": _Entry(cutmix),
     "mixup_cutmix": _Entry(mixup_cutmix),
-    "manifoldmix": _Entry(manifoldmix),
+    # It mixes tokens as well, but by default at the stages of a convolutional network.
+    "manifoldmix": _Entry(manifoldmix, maps="layers", tokens=False),
     "attentivemix": _Entry(attentivemix, "attention"),
     "saliencymix": _Entry(saliencymix),
     "fmix": _Entry(fmix),
@@ -76,8 +81,8 @@ _MIXUPS = {
     "augmix": _Entry(augmix),
     "gridmix": _Entry(gridmix),
     "smoothmix": _Entry(smoothmix),
-    "alignmix": _Entry(alignmix),
-    "transmix": _Entry(transmix),
+    "alignmix": _Entry(alignmix, maps="layer", tokens=False),
+    "transmix": _Entry(transmix, tokens=True),
 }
 _CONTRACT = inspect.signature(vanilla).parameters  # what every call gives
 
@@ -130,6 +135,29 @@ def needs(name: str) -> str:
         ConfigError: for a name that is not known.
     """
     return _entry(name).needs
+
+
+def map_option(name: str) -> str:
+    """The option in which a method names the feature maps that it mixes; empty for most.
+
+    Raises:
+        ConfigError: for a name that is not known.
+    """
+    return _entry(name).maps
+
+
+def suits(name: str, tokens: bool) -> bool:
+    """Whether a network can train a method as it is by default.
+
+    Args:
+        name: one of `list_mixups()`.
+        tokens: whether the network has a class token, whose attention it reports; otherwise it
+            pools a feature map.
+
+    Raises:
+        ConfigError: for a name that is not known.
+    """
+    return _entry(name).tokens in (None, tokens)
 
 
 def _entry(name: str) -> _Entry:

@@ -93,7 +93,7 @@ def paired(
     **info: Any,
 ) -> Mixed:
     """The result of a method with one partner an image, from its mixed images and ratio."""
-    lam = jnp.broadcast_to(jnp.asarray(lam), labels.shape)
+    lam = jnp.broadcast_to(jnp.asarray(lam, jnp.float32), labels.shape)
     targets = mix_labels(labels, labels[perm], lam, num_classes)
     return Mixed(images, targets, {"lam": lam, "perm": perm, **info})
 

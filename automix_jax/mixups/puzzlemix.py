@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from automix_jax.errors import ConfigError
-from automix_jax.mixups.base import Lam, Mixed, Per, masked
+from automix_jax.mixups.base import Lam, Mixed, Per, masked, required
 from automix_jax.mixups.grids import upsample
 from automix_jax.mixups.labelling import cell_of, make_problem, shares, solve, split
 from automix_jax.mixups.pixels import to_unit
@@ -71,11 +71,11 @@ def puzzlemix(
         >>> mixed.images.shape, mixed.info["lam"].shape
         ((4, 32, 32, 3), (4,))
     """
-    if saliency is None:
-        raise ConfigError(
-            "puzzlemix needs saliency=..., [B, H, W], for example from"
-            " automix_jax.mixups.input_saliency."
-        )
+    saliency = required(
+        saliency,
+        "puzzlemix needs saliency=..., [B, H, W], for example from"
+        " automix_jax.mixups.input_saliency.",
+    )
     if not blocks or min(blocks) < 1:
         raise ConfigError(f"blocks of puzzlemix is {blocks!r}: it must be numbers, 1 or more.")
     rng_lam, rng_perm, rng_blocks = jax.random.split(rng, 3)

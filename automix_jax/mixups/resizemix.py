@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from automix_jax.mixups.base import Lam, Mixed, Per, masked
-from automix_jax.mixups.cutmix import Box, box_around, outside, random_centre
+from automix_jax.mixups.boxes import Box, box_around, outside, random_centre
 from automix_jax.mixups.sampling import draws, perm_or_draw
 
 Interpolation = Literal["nearest", "bilinear"]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from automix_jax.mixups.base import Lam, Mixed, Per, Variant, masked
-from automix_jax.mixups.cutmix import box_around, outside, random_centre
+from automix_jax.mixups.boxes import box_around, outside, random_centre
 from automix_jax.mixups.pixels import to_uint8
 from automix_jax.mixups.saliency import fine_grained, spectral_residual
 from automix_jax.mixups.sampling import draws, lam_or_draw, perm_or_draw

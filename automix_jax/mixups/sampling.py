@@ -41,7 +41,7 @@ def lam_or_draw(
     """A call's ratios, [1] or [B]: the given ones, or draws from Beta(alpha, alpha)."""
     if lam is None:
         return sample_lam(rng, alpha, (draws(per, batch),))
-    return jnp.atleast_1d(jnp.asarray(lam))
+    return jnp.atleast_1d(jnp.asarray(lam, jnp.float32))
 
 
 def perm_or_draw(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from automix_jax.mixups.base import Lam, Mixed, Per, Variant, masked
-from automix_jax.mixups.cutmix import random_centre
+from automix_jax.mixups.boxes import random_centre
 from automix_jax.mixups.fmix import bisected
 from automix_jax.mixups.sampling import draws, perm_or_draw
 

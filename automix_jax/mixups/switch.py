@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from automix_jax.mixups.base import Lam, Mixed, masked
-from automix_jax.mixups.cutmix import box_around, outside, random_centre
+from automix_jax.mixups.boxes import box_around, outside, random_centre
 from automix_jax.mixups.sampling import sample_lam, sample_perm
 
 
@@ -54,10 +54,11 @@ def mixup_cutmix(
         first = jnp.minimum(first, first[::-1]) if per == "pair" else jnp.zeros(1, int)
     count = 1 if per == "batch" else batch
     cut = jax.random.bernoulli(rng_coin, switch_prob, (count,))[first]
-    blended, kept = (
-        sample_lam(key, a, (count,))[first] if lam is None else jnp.atleast_1d(jnp.asarray(lam))
-        for key, a in ((rng_mixup, alpha), (rng_cutmix, cutmix_alpha))
-    )
+    if lam is None:
+        blended = sample_lam(rng_mixup, alpha, (count,))[first]
+        kept = sample_lam(rng_cutmix, cutmix_alpha, (count,))[first]
+    else:
+        blended = kept = jnp.atleast_1d(jnp.asarray(lam, jnp.float32))
     row, column = random_centre(rng_centre, count, size)
     box = outside(box_around((row[first], column[first]), jnp.sqrt(1 - kept), size), size)
     mask = jnp.where(cut[:, None, None, None], box, blended[:, None, None, None])

@@ -1,6 +1,7 @@
 """What every backbone is: named feature maps, one after the other, and a head on the last."""
 
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import flax.linen as nn
 from flax.typing import Dtype
@@ -25,6 +26,8 @@ class Backbone(nn.Module, kw_only=True):
         dropout: rate of dropout on the pooled features.
         dtype: of convolutions and matrix products; parameters, statistics and logits are float32.
 
+    `class_token` says whether the head reads one, whose attention is then among the maps.
+
     In training, drop path and dropout draw from the key in `rngs={"dropout": key}`.
     """
 
@@ -33,6 +36,8 @@ class Backbone(nn.Module, kw_only=True):
     drop_path: float = 0.0
     dropout: float = 0.0
     dtype: Dtype | None = None
+
+    class_token: ClassVar[bool] = False
 
     @property
     def layers(self) -> Layers:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -87,6 +88,8 @@ class VisionTransformer(Backbone, kw_only=True):
     heads: int
     blocks: int = 12
     patch: int = 16
+
+    class_token: ClassVar[bool] = True
 
     @property
     def layers(self) -> Layers:

@@ -14,9 +14,9 @@ from automix_jax.data.augment import normalize
 from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.evaluate.samples import automix_mixer
 from automix_jax.guide import Guide
-from automix_jax.losses import cross_entropy
-from automix_jax.mixups.gradient import input_saliency
+from automix_jax.mixup_training import MixupTraining
 from automix_jax.mixups.pixels import to_uint8
+from automix_jax.objective import Frozen
 from automix_jax.report.pictures import Pictures
 from automix_jax.train.build import named_key
 from automix_jax.train.trained import Restored
@@ -172,13 +172,13 @@ def _look(
 
     if needed == "predict":
         return {"predict": predict}
-    if needed == "saliency":
-        return {"saliency": input_saliency(lambda x: cross_entropy(predict(x), labels), x)}
-    if needed == "attention":
-        guide = Guide(model.backbone, data.mean, data.std, data.mean, data.std, image_size=None)
-        backbone = {kind: tree["backbone"] for kind, tree in variables.items() if tree}
-        return {"attention": guide.attention(backbone, x)}
-    return {}
+    guide = Guide(model.backbone, data.mean, data.std, data.mean, data.std, image_size=None)
+    backbone = {kind: tree["backbone"] for kind, tree in variables.items() if tree}
+    frozen = Frozen({}, variables["batch_stats"], {}, backbone)
+    training = MixupTraining(
+        model, mixups.vanilla, needed == "saliency", guide=guide if needed == "attention" else None
+    )
+    return training.look({"student": variables["params"]}, frozen, x, labels)
 
 
 def _labels(pictures: Pictures, run: Restored | None) -> Int[Array, " b"]:

@@ -95,9 +95,8 @@ def make_cells(recipes: Sequence[str], load: Callable[[str], ConfigDict]) -> lis
 def _suitable(model: str) -> list[str]:
     """The methods that a network can train, vanilla first: others may need what it trains."""
     tokens = isinstance(create_model(model), VisionTransformer)
-    unsuitable = ("manifoldmix", "alignmix") if tokens else ("transmix",)
-    others = [name for name in config_lib.METHODS if name not in ("vanilla", *unsuitable)]
-    return ["vanilla", *others]
+    others = [name for name in mixups.list_mixups() if mixups.suits(name, tokens=tokens)]
+    return ["vanilla", "automix", *(name for name in others if name != "vanilla")]
 
 
 def run(cells: Sequence[Cell], out: Path, console: Console) -> Iterator[Result]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from clu.metrics import Collection
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from automix_jax import config as config_lib
@@ -129,7 +129,6 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
             mixblock=mixblock,
             layer=config_lib.layer(config),
             teacher=config.teacher.enabled,
-            guide=guide,
         ),
         out_shardings=replicated(mesh),
         # Run once: XLA's CPU backend would optimise it for longer than it takes the step's program.
@@ -172,8 +171,8 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
 def make_run_steps(step: Callable, mesh: Mesh) -> jax.stages.Wrapped:
     """Compiles the function that takes several steps in one dispatch, on data held by the device.
 
-    It maps (state, metrics, images, labels, indices [steps, B]) to the state and metrics after the
-    steps, and takes over the buffers of the first two.
+    It maps (state, metrics, images, labels, indices [steps, B], variables of the guide) to the
+    state and metrics after the steps, and takes over the buffers of the first two.
     """
 
     def run_steps(
@@ -182,13 +181,14 @@ def make_run_steps(step: Callable, mesh: Mesh) -> jax.stages.Wrapped:
         images: UInt8[Array, "n h w c"],
         labels: Int[Array, " n"],
         indices: Int[Array, "steps b"],
+        guide: PyTree,
     ) -> tuple[TrainState, Collection]:
         def body(carry, batch):
             state, metrics = carry
             batch = jax.lax.with_sharding_constraint(
                 batch, NamedSharding(mesh, PartitionSpec("data"))
             )
-            state, values = step(state, images[batch], labels[batch])
+            state, values = step(state, images[batch], labels[batch], guide)
             return (state, metrics_lib.update(metrics, values)), None
 
         if len(indices) == 1:  # XLA's CPU backend runs convolutions inside a loop 7 times slower
@@ -214,7 +214,7 @@ def make_mixblock(config: ConfigDict) -> MixBlock:
 
 def make_guide(config: ConfigDict) -> Guide | None:
     """The pretrained network that the method looks at, if any."""
-    if config.method.name == "automix" or mixups.needs(config.method.name) != "attention":
+    if config_lib.needs(config) != "attention":
         return None
     guide, size = config.guide, config.guide.image_size
     options = {**guide.options.to_dict(), "dtype": compute_dtype(config)}
@@ -240,31 +240,36 @@ def make_mixup_objective(
     name, options = config.method.name, config_lib.method_options(config)
     if name == "alignmix":
         options["layer"] = options["layer"] or feature_maps[-1]
-    check_feature_maps(config, options, feature_maps)
+    check_feature_maps(config, options, feature_maps, model.backbone.class_token)
     mix = mixups.create(name, **options)
     if name == "augmix":
         return AugMixTraining(model, mix, config.method.jsd_weight)
-    saliency = mixups.needs(name) == "saliency"
+    saliency = config_lib.needs(config) == "saliency"
     weight = config.method.clean_weight if saliency else 0.0
     return MixupTraining(model, mix, saliency, weight, guide)
 
 
 def check_feature_maps(
-    config: ConfigDict, options: dict[str, Any], feature_maps: Sequence[str]
+    config: ConfigDict, options: dict[str, Any], feature_maps: Sequence[str], class_token: bool
 ) -> None:
-    """Raises a ConfigError if the network lacks a feature map that a method mixes or reads."""
+    """Raises a ConfigError if the network lacks what a method mixes or reads inside it."""
     name, network = config.method.name, config.model.name
-    if name == "transmix" and "attention" not in feature_maps:
+    if name == "transmix" and not class_token:
         raise ConfigError(
             f"config.method.name is transmix, which reads the attention of a class token, but"
             f" {network} has none: use config.model.name deit_t, deit_s or deit_b, or cutmix."
         )
-    asked = {"manifoldmix": "layers", "alignmix": "layer"}.get(name, "")
-    wanted = options[asked] if asked == "layers" else (options[asked],) if asked else ()
-    for layer in wanted:
+    if name == "alignmix" and class_token:
+        raise ConfigError(
+            f"config.method.name is alignmix, which aligns the map that is pooled, but {network}"
+            " reads its class token: use a convolutional network or Swin, or manifoldmix."
+        )
+    option = mixups.map_option(name)
+    wanted = options[option] if option else ()
+    for layer in (wanted,) if isinstance(wanted, str) else wanted:
         if layer not in ("input", *feature_maps):
             raise ConfigError(
-                f"config.method.options.{asked} names {layer!r}, but {network} has"
+                f"config.method.options.{option} names {layer!r}, but {network} has"
                 f" {', '.join(feature_maps)}: use one of them."
             )
 
@@ -326,7 +331,7 @@ def check_network(
     """Checks that the network takes the images, and MixBlock's feature map has several positions.
 
     Returns:
-        The names of its feature maps.
+        The names of its feature maps, in their order.
 
     Raises:
         ConfigError: naming the field, its value and the remedy.
@@ -346,7 +351,7 @@ def check_network(
             f" {image_shape[0]} x {image_shape[1]}: {error}"
         ) from error
     if config.method.name != "automix":
-        return tuple(names)
+        return tuple(name for name in names if name != "attention")  # which is not one to mix at
     layer = config_lib.layer(config)
     if layer not in features:
         raise ConfigError(

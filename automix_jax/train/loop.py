@@ -64,10 +64,14 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     config, pretrained = warm_start.settle(config, workdir)
     config, guide = guiding.settle(config, workdir)
     experiment = build(config, dataset.facts)
+    if guide is not None:
+        guiding.check(experiment, guide, dataset.facts.image_shape)
     if pretrained is not None:
         warm_start.check(experiment, pretrained)
     config = _resolve(config, len(dataset.train.labels) // config.batch_size)
     workdir_lib.claim(workdir, config, dataset.facts)
+    if guide is not None:
+        guiding.keep(workdir, guide)
     return _Run(config, workdir, dataset, experiment, pretrained, guide).train()
 
 
@@ -95,11 +99,11 @@ class _Run:
         dataset: Dataset,
         experiment: Experiment,
         pretrained: Pretrained | None,
-        guide: PyTree | None,
+        guide: Pretrained | None,
     ):
         self.config, self.workdir = config, workdir
         self.dataset, self.experiment = dataset, experiment
-        self.pretrained, self.guide = pretrained, guide
+        self.pretrained = pretrained
         self.steps_per_epoch = len(dataset.train.labels) // config.batch_size
         self.total_steps = config.epochs * self.steps_per_epoch
         self.seconds: dict[str, float] = collections.defaultdict(float)
@@ -113,6 +117,7 @@ class _Run:
         self.test_images, self.test_labels = jax.device_put(
             (dataset.test.images, dataset.test.labels), everywhere
         )
+        self.guide = jax.device_put(guiding.variables(guide) if guide else None, everywhere)
         self.evaluate = make_evaluate(
             experiment.model, experiment.normalize, experiment.mesh, config.eval.batch_size
         )
@@ -139,7 +144,12 @@ class _Run:
                         run_steps = self.compiled(count)
                     with self.clock("train"):
                         state, metrics = run_steps(
-                            state, metrics, self.images, self.labels, self.indices(step, count)
+                            state,
+                            metrics,
+                            self.images,
+                            self.labels,
+                            self.indices(step, count),
+                            self.guide,
                         )
                         jax.block_until_ready(metrics)
                     step += count
@@ -180,8 +190,6 @@ class _Run:
             if self.pretrained is not None:
                 classes, mesh = self.dataset.num_classes, self.experiment.mesh
                 state = warm_start.start_from(state, self.pretrained, classes, mesh)
-            if self.guide is not None:
-                state = guiding.place(state, self.guide, self.experiment)
             jax.block_until_ready(state)
         return state, self.experiment.create_metrics()
 
@@ -242,6 +250,7 @@ class _Run:
             self.images,
             self.labels,
             self.indices(0, count),
+            self.guide,
         ).compile()
 
     def indices(self, step: int, count: int) -> jax.Array:
@@ -341,7 +350,8 @@ class _Run:
         if isinstance(objective, AutoMix):
             return samples.automix_mixer(objective, normalize)
         assert isinstance(objective, MixupTraining | AugMixTraining)  # there are no others
-        return samples.mixup_mixer(objective, normalize, self.experiment.denormalize)
+        denormalize = self.experiment.denormalize
+        return samples.mixup_mixer(objective, normalize, denormalize, self.guide)
 
     def draw_samples(self, state: TrainState, epoch: int) -> Path:
         """Draws the same test images at every call."""

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
-from automix_jax.guide import Guide
 from automix_jax.mixblock import MixBlock
 from automix_jax.models.classifier import Classifier
 
@@ -22,8 +21,6 @@ class TrainState:
         student_stats, teacher_stats: running statistics; each network owns its own.
         opt_state: of the optimizer.
         rng: the key from which the draws of every step are derived; never replaced.
-        guide: variables of the pretrained network that a mixup looks at; never changed, and empty
-            for a method without one.
     """
 
     step: PyTree
@@ -33,7 +30,6 @@ class TrainState:
     teacher_stats: PyTree
     opt_state: PyTree
     rng: PyTree
-    guide: PyTree
 
 
 def create_state(
@@ -45,7 +41,6 @@ def create_state(
     mixblock: MixBlock | None = None,
     layer: str | None = None,
     teacher: bool = True,
-    guide: Guide | None = None,
 ) -> TrainState:
     """Initialises a state; to be called inside one jit.
 
@@ -60,7 +55,6 @@ def create_state(
         mixblock: the mask generator, None for a plain method.
         layer: name of the feature map that the mask generator reads.
         teacher: whether the method has a momentum teacher.
-        guide: the pretrained network that a mixup looks at; its weights are put in afterwards.
     """
     rng_model, rng_mixblock, rng_steps = jax.random.split(rng, 3)
     images = jnp.zeros((1, *image_shape))
@@ -80,5 +74,4 @@ def create_state(
         teacher_stats=jax.tree.map(jnp.copy, stats) if teacher else {},
         opt_state=tx.init(params),
         rng=rng_steps,
-        guide=guide.model.init(rng_model, guide.prepare(images)) if guide else {},
     )

@@ -24,6 +24,7 @@ def train_step(
     state: TrainState,
     images: Shaped[Array, "b h w c"],
     labels: Int[Array, " b"],
+    guide: PyTree = None,
     *,
     objective: Objective,
     tx: optax.GradientTransformation,
@@ -38,6 +39,7 @@ def train_step(
         state: before the step.
         images: a batch as it is stored, for `preprocess`.
         labels: their classes.
+        guide: variables of the pretrained network that the method looks at, if any.
         objective: the method.
         tx: optimizer of `state.params`.
         ema_rate: schedule of the share by which the teacher follows the student.
@@ -77,7 +79,7 @@ def train_step(
         compute = gradients
 
     rngs = jax.random.split(jax.random.fold_in(state.rng, state.step), num_groups)
-    frozen = Frozen(state.teacher, state.student_stats, state.teacher_stats, state.guide)
+    frozen = Frozen(state.teacher, state.student_stats, state.teacher_stats, guide)
     grads, student_stats, teacher_stats, metrics = compute(
         state.params, frozen, images, labels, rngs, state.step
     )
