@@ -31,6 +31,9 @@ that its network can train:
     automix sweep configs/cifar100_r18.py:method=mixup+cutmix+automix --config.data.path=DIR \\
         --out=runs/cifar100
 
+--config.FIELD=VALUE sets a field of all of them, as for `automix train`; a folder that holds a run
+with another configuration is an error.
+
 AttentiveMix+ and SuperMix look at a trained network: that of the same recipe's vanilla run.
 """
 _SUPERMIX_HELP = """\
@@ -156,7 +159,13 @@ def sweep(argv: Sequence[str]) -> int:
     cells = sweep_lib.make_cells(
         arguments.recipes, lambda recipe: recipes.override(recipes.load_config(recipe), overrides)
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--out is {arguments.out}, which cannot be a folder ({error.strerror}): choose"
+            " another."
+        ) from error
     console = Console(highlight=False, soft_wrap=True)
     results = []
     for result in sweep_lib.run(cells, arguments.out, console):
@@ -165,6 +174,8 @@ def sweep(argv: Sequence[str]) -> int:
             console.print(f"failed: {result.error}", style="red", markup=False)
         sweep_lib.save(results, arguments.out)
     console.print(sweep_lib.table(results))
+    for line in sweep_lib.complaints(results):
+        console.print(line, style="red", markup=False)
     console.print(f"{arguments.out / 'results.json'}, results.md")
     return 0 if all(result.healthy for result in results) else 1
 
@@ -182,17 +193,15 @@ def supermix(argv: Sequence[str]) -> int:
     add("run", type=Path, metavar="RUN", help="the folder of a run")
     add("--out", required=True, type=Path, metavar="FILE.npz", help="to be written")
     add("--rounds", type=int, default=1, help="mixes of each image (default: %(default)s)")
-    add("--batch-size", type=int, default=100, help="(default: %(default)s)")
+    add("--batch-size", type=int, help="images mixed at once (default: 100, or all if fewer)")
     add("--grid", type=int, default=8, help="side of a mask in cells (default: %(default)s)")
     add("--sigma", type=float, default=1.0, help="of its smoothing (default: %(default)s)")
     add("--alpha", type=float, default=3.0, help="of the shares (default: %(default)s)")
     add("--seed", type=int, default=0, help="(default: %(default)s)")
     options = vars(parser.parse_args(argv))
+    _check_least(options, rounds=1, batch_size=2, seed=0)
+    _check_file(options["out"], ".npz", "the images become an .npz file")
     run, out = options.pop("run"), options.pop("out")
-    for name in ("rounds", "batch_size", "grid", "sigma", "alpha"):
-        if not options[name] > 0:
-            flag = name.replace("_", "-")
-            raise ConfigError(f"--{flag} is {options[name]}: it must be above 0.")
     path = generate(run, out, **options)
     print(f"{path}  {path.stat().st_size:,} bytes")
     return 0
@@ -242,12 +251,24 @@ def _check_visualize(options: dict[str, Any]) -> None:
     """Raises a ConfigError for an argument that cannot work, before anything is read."""
     if not 0 <= options["lam"] <= 1:
         raise ConfigError(f"--lam is {options['lam']:g}: it must be from 0 to 1.")
-    for name, least in (("pairs", 2), ("size", 1), ("seed", 0)):
-        if options[name] is not None and options[name] < least:
-            raise ConfigError(f"--{name} is {options[name]}: it must be {least} or more.")
-    out = options["out"]
-    if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out is {out}: the picture is a PNG, give FILE.png.")
+    _check_least(options, pairs=2, size=1, seed=0)
+    _check_file(options["out"], ".png", "the picture is a PNG")
+
+
+def _check_least(options: dict[str, Any], **least: int) -> None:
+    """Raises a ConfigError for an option below what it must be, or a seed that keys cannot hold."""
+    for name, bound in least.items():
+        flag = name.replace("_", "-")
+        if options[name] is not None and options[name] < bound:
+            raise ConfigError(f"--{flag} is {options[name]}: it must be {bound} or more.")
+    if options["seed"] >= 2**32:
+        raise ConfigError(f"--seed is {options['seed']}: it must be below {2**32}.")
+
+
+def _check_file(out: Path, suffix: str, what: str) -> None:
+    """Raises a ConfigError for a file to be written that has another suffix, or no folder."""
+    if out.suffix.lower() != suffix:
+        raise ConfigError(f"--out is {out}: {what}, give FILE{suffix}.")
     if not out.parent.is_dir():
         raise ConfigError(f"--out is {out}, but there is no folder {out.parent}: make it first.")
 

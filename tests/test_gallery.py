@@ -303,6 +303,7 @@ def test_command_with_a_run(run, tmp_path, capsys):
         (("--pairs=1",), 2, ["--pairs is 1", "2 or more"]),
         (("--size=0",), 2, ["--size is 0", "1 or more"]),
         (("--seed=-1",), 2, ["--seed is -1"]),
+        ((f"--seed={2**32}",), 2, ["--seed is 4294967296", "below"]),
         (("--run=nowhere",), 66, ["nowhere", "config.json"]),
         (("--data=nowhere",), 64, ["--data=nowhere", "fashion_mnist_sample"]),
         (("--data=npz:nowhere.npz",), 64, ["nowhere.npz"]),

@@ -429,14 +429,87 @@ def test_permutations_of_any_size(size):
         ("vanilla", {"alpha": 1.0}, "no option 'alpha'. It has none"),
         ("mixup", {"lam": 0.5}, "no option 'lam'"),
         ("puzzlemix", {"saliency": 0.5}, "no option 'saliency'"),
-        ("cutmix", {"alpha": 0.0}, "alpha of 'cutmix' is 0.0"),
+        ("cutmix", {"alpha": 0.0}, r"alpha of 'cutmix' is 0\.0: it must be above 0\.$"),
         ("mixup", {"alpha": -1.0}, "alpha of 'mixup' is -1.0"),
+        ("mixup", {"alpha": np.nan}, "alpha of 'mixup' is nan"),
+        ("mixup", {"alpha": "1"}, r"is '1': it must be of the kind of its default, 1\.0\."),
+        ("mixup", {"alpha": True}, "is True: it must be of the kind"),
         ("transmix", {"cutmix_alpha": 0.0}, "cutmix_alpha of 'transmix' is 0.0"),
+        ("transmix", {"switch_prob": 1.5}, r"is 1\.5: it must be from 0 to 1\.$"),
+        ("mixup_cutmix", {"smoothing": -0.1}, r"is -0\.1: it must be from 0 to 1\.$"),
+        (
+            "cutmix",
+            {"per": "smaple"},
+            r"^per of 'cutmix' is 'smaple', which is not known\. Did you mean 'sample'\?"
+            r" Use batch, sample\.$",
+        ),
+        ("cutmix", {"per": "pair"}, r"is 'pair', which is not known\. Use batch, sample\.$"),
+        ("fmix", {"variant": "publshed"}, "Did you mean 'published'. Use paper, published"),
+        ("resizemix", {"interpolation": "bicubic"}, "Use nearest, bilinear"),
+        ("mixup_cutmix", {"partner": "reverse"}, "Did you mean 'reversed'"),
+        ("saliencymix", {"detector": "spectrum"}, "Did you mean 'spectral'"),
+        ("manifoldmix", {"layers": "stage1"}, "is 'stage1': it must be of the kind .* 'stage2'"),
+        ("manifoldmix", {"layers": ()}, r"layers of 'manifoldmix' is \(\)"),
+        ("alignmix", {"layer": ("stage4",)}, "it must be of the kind of its default, 'stage4'"),
+        ("resizemix", {"scope": (0.8, 0.1)}, "from 0 to 1, the smaller first"),
+        ("resizemix", {"scope": (0.1, 1.1)}, "from 0 to 1, the smaller first"),
+        ("resizemix", {"scope": (0.1, 0.5, 0.8)}, "it must be of the kind of its default"),
+        ("puzzlemix", {"blocks": (2, 0)}, r"is \(2, 0\): it must be 1 or more"),
+        ("puzzlemix", {"blocks": 4}, "is 4: it must be of the kind"),
+        ("puzzlemix", {"iterations": 0}, "it must be 1 or more"),
+        ("comixup", {"blocks": 0}, "it must be 1 or more"),
+        ("comixup", {"group": 2.5}, "is 2.5: it must be of the kind of its default, 20"),
+        ("augmix", {"width": 0}, "it must be 1 or more"),
+        ("augmix", {"severity": 0.0}, "it must be from 0.1 to 10"),
+        ("augmix", {"depth": 0}, "it must be 1 or more, or -1"),
+        ("augmix", {"std": (0.5, 0.0, 0.5)}, "it must be above 0"),
+        ("supermix", {"images_per_mix": 1}, "it must be 2 or more"),
+        ("supermix", {"sparsity": -1.0}, "it must be 0 or more"),
     ],
 )
 def test_create_errors(name, options, message):
     with pytest.raises(ConfigError, match=message):
         mixups.create(name, **options)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_option_is_checked(name):
+    """The defaults pass; None passes for none, nor an empty sequence or a number out of range."""
+    mixups.create(name, **mixups.defaults(name))
+    for option, default in mixups.defaults(name).items():
+        wrong = [None, ()]
+        if option != "mean" and not isinstance(np.ravel(default)[0], str):
+            least = np.full_like(np.asarray(default), -2)  # below the range of each
+            wrong.append(tuple(least.tolist()) if least.ndim else least.item())
+        for value in wrong:
+            with pytest.raises(ConfigError, match=f"^{option} of '{name}' is "):
+                mixups.create(name, **{option: value})
+
+
+def test_other_values_of_the_kinds():
+    """Whole numbers for floats, NumPy's numbers, and lists, which are what JSON has."""
+    mixups.create("mixup", alpha=1)
+    mixups.create("mixup", alpha=np.float32(0.5))
+    mixups.create("augmix", width=np.int64(2), depth=-1, severity=10)
+    mixups.create("puzzlemix", blocks=[4], mean=[0.5, 0.4, 0.3])
+    mixups.create("resizemix", scope=[0, 0.5])
+    mixups.create("transmix", switch_prob=0.0)
+
+
+def test_what_a_method_wants_of_the_network():
+    assert {name: mixups.map_option(name) for name in METHODS if mixups.map_option(name)} == {
+        "manifoldmix": "layers",
+        "alignmix": "layer",
+    }
+    for name in METHODS:
+        assert mixups.map_option(name) in ("", *mixups.defaults(name))
+    assert {name for name in METHODS if not mixups.suits(name, tokens=False)} == {"transmix"}
+    assert {name for name in METHODS if not mixups.suits(name, tokens=True)} == {
+        "manifoldmix",
+        "alignmix",
+    }
+    with pytest.raises(ConfigError, match="'cutmx' is not known"):
+        mixups.suits("cutmx", tokens=False)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if mixups.needs(name)])

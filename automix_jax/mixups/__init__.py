@@ -19,6 +19,7 @@ from automix_jax.mixups.fmix import fmix
 from automix_jax.mixups.gradient import input_saliency
 from automix_jax.mixups.gridmix import gridmix
 from automix_jax.mixups.manifoldmix import manifoldmix
+from automix_jax.mixups.options import check
 from automix_jax.mixups.puzzlemix import puzzlemix
 from automix_jax.mixups.resizemix import resizemix
 from automix_jax.mixups.saliencymix import saliencymix
@@ -100,20 +101,19 @@ def create(name: str, **options: Any) -> Mixup:
         **options: of the method; `defaults` lists them.
 
     Raises:
-        ConfigError: for an unknown name or option, or an alpha that is not positive.
+        ConfigError: for an unknown name or option, or a value that cannot work.
     """
-    known = defaults(name)
-    for option in options:
+    known, mix = defaults(name), _MIXUPS[name].mix
+    parameters = inspect.signature(mix).parameters
+    for option, value in options.items():
         if option not in known:
             hint = did_you_mean(option, known)
             raise ConfigError(
                 f"mixup {name!r} has no option {option!r}.{hint} It has"
                 f" {', '.join(known) or 'none'}."
             )
-    for option, value in options.items():
-        if "alpha" in option and not value > 0:
-            raise ConfigError(f"{option} of {name!r} is {value}: it must be above 0.")
-    return functools.partial(_MIXUPS[name].mix, **options)
+        check(name, option, value, parameters[option])
+    return functools.partial(mix, **options)
 
 
 def defaults(name: str) -> dict[str, Any]:

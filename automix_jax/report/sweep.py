@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,11 +19,13 @@ from automix_jax import mixups, weights
 from automix_jax.errors import AutoMixError, CheckpointError, ConfigError
 from automix_jax.models import create_model
 from automix_jax.models.transformer import VisionTransformer
+from automix_jax.train import guiding, warm_start
+from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.logging import read_records
 from automix_jax.train.loop import train
 from automix_jax.train.supermix_data import generate
 from automix_jax.train.trained import load_run
-from automix_jax.train.workdir import write_atomically
+from automix_jax.train.workdir import has_checkpoint, write_atomically
 from automix_jax.weights import Pretrained
 
 
@@ -39,6 +42,17 @@ class Cell:
         """Of its folder."""
         return f"{self.recipe}-{self.method}"
 
+    @property
+    def vanilla(self) -> str:
+        """The name of the recipe's vanilla cell."""
+        return f"{self.recipe}-vanilla"
+
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at the network that the vanilla cell has trained."""
+        guided = config_lib.needs(self.config) == "attention"
+        return self.method == "supermix" or (guided and not self.config.guide.weights)
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -51,9 +65,10 @@ class Result:
 
     @property
     def healthy(self) -> bool:
-        """Whether it trained to its end, on finite losses, and the last is below the first."""
+        """Whether it trained to its end on finite losses that fell, if there are several."""
         finite = all(map(math.isfinite, self.losses))
-        return not self.error and finite and self.losses[-1] < self.losses[0]
+        fell = len(self.losses) < 2 or self.losses[-1] < self.losses[0]
+        return not self.error and finite and fell
 
 
 def make_cells(recipes: Sequence[str], load: Callable[[str], ConfigDict]) -> list[Cell]:
@@ -102,86 +117,122 @@ def _suitable(model: str) -> list[str]:
 def run(cells: Sequence[Cell], out: Path, console: Console) -> Iterator[Result]:
     """Trains cell after cell, each in a folder of `out`; an error ends its cell alone.
 
-    A cell that has ended before is not trained again, one that was interrupted goes on. A method
-    that looks at a trained network (AttentiveMix+, SuperMix) takes the one that the sweep's vanilla
-    cell of the same recipe has trained, unless `config.guide.weights` names another.
+    A cell that has ended before is not trained again, one that was interrupted goes on; a folder
+    that holds a run with another configuration is an error. A method that looks at a trained
+    network (AttentiveMix+, SuperMix) takes the one that the sweep's vanilla cell of the same recipe
+    has trained, unless `config.guide.weights` names another.
     """
+    known = {cell.name: cell for cell in cells}
     for number, cell in enumerate(cells, 1):
         console.rule(f"{number} of {len(cells)}: {cell.name}")
-        workdir = out / cell.name
         try:
-            if not (workdir / "summary.json").exists():
-                train(_prepare(cell, out), workdir)
-                jax.clear_caches()  # programs of another method are of no use
-            yield _read(cell, workdir)
+            _train(cell, out, known.get(cell.vanilla))
+            yield _read(out / cell.name, cell)
         except AutoMixError as error:
             yield Result(cell, error=str(error))
         except Exception as error:  # a defect; it must not take the other cells with it
             traceback.print_exc()
-            yield Result(cell, error=f"{type(error).__name__}: {error}")
+            reason = str(error).partition("\n")[0]
+            yield Result(cell, error=f"{type(error).__name__}: {reason}")
 
 
-def _prepare(cell: Cell, out: Path) -> ConfigDict:
-    """The configuration of a cell, with what its method needs of the vanilla run."""
-    config = cell.config.copy_and_resolve_references()
-    vanilla = out / f"{cell.recipe}-vanilla"
-    guided = cell.method != "automix" and mixups.needs(cell.method) == "attention"
-    unguided = guided and not config.guide.weights
-    finished = (vanilla / "summary.json").exists()
-    if (cell.method == "supermix" or unguided) and not finished:
+def _train(cell: Cell, out: Path, vanilla: Cell | None) -> None:
+    """Trains a cell, unless it has ended before; `vanilla` is its recipe's, where there is one."""
+    workdir, config = out / cell.name, _configure(cell, out)
+    finished = (workdir / "summary.json").exists()
+    started = finished or has_checkpoint(workdir)
+    if started:
+        _check_same(workdir, config)
+    if finished:
+        return
+    if cell.looks and not (out / cell.vanilla / "summary.json").exists():
         raise ConfigError(
             f"{cell.method} needs a trained network, and the sweep has no finished run of"
-            f" {vanilla.name}: add vanilla to the methods."
+            f" {cell.vanilla}: add vanilla to the methods."
         )
+    if cell.looks and vanilla is not None:
+        _check_same(out / cell.vanilla, vanilla.config)
     if cell.method == "supermix":
-        config.data.path = str(generate(vanilla, out / f"{cell.name}.npz"))
-        config.data.name = "npz"
-    elif unguided:
-        with config.unlocked():
-            _guide_by(config, vanilla, out / f"{vanilla.name}-weights")
+        generate(out / cell.vanilla, Path(config.data.path), reuse=True)
+    elif cell.looks and not started:  # which keeps what it has started with
+        _save_weights(out / cell.vanilla, Path(config.guide.weights))
+    train(config, workdir)
+    jax.clear_caches()  # programs of another method are of no use
+
+
+def _configure(cell: Cell, out: Path) -> ConfigDict:
+    """The configuration of a cell, with what its method takes of the vanilla run."""
+    config = cell.config.copy_and_resolve_references()
+    if cell.method == "supermix":
+        config.data.name, config.data.path = "npz", str(out / f"{cell.name}.npz")
+    elif cell.looks:
+        config.guide.weights = str(out / f"{cell.vanilla}-weights")
+        config.guide.model, config.guide.image_size = config.model.name, 0
+        config.guide.mean, config.guide.std = config.data.mean, config.data.std
     return config
 
 
-def _guide_by(config: ConfigDict, run: Path, folder: Path) -> None:
-    """Names a run's network as the guide, with its weights in a folder."""
+def _check_same(workdir: Path, config: ConfigDict) -> None:
+    """Raises a CheckpointError if a folder holds a run with another configuration."""
+    saved, _ = workdir_lib.read(workdir)
+    config, _ = warm_start.settle(config, workdir)
+    config, _ = guiding.settle(config, workdir)
+    for name, left_open in (("compute_dtype", "auto"), ("steps_per_dispatch", 0)):
+        if config[name] == left_open:  # the hardware has decided
+            config[name] = saved[name]
+    workdir_lib.check_same(workdir, config, "--out")
+
+
+def _save_weights(run: Path, folder: Path) -> None:
+    """Writes the network of a run into a folder, in the place of one of before."""
     trained = load_run(run)
     options = config_lib.architecture(trained.config)
     size = trained.facts.image_shape[0]
     pretrained = Pretrained(
         trained.config.model.name, options, trained.facts.num_classes, size, trained.variables
     )
-    if not folder.exists():
-        weights.save(folder, pretrained, source={"run": run.name})
-    config.guide.weights, config.guide.model = str(folder), pretrained.name
-    config.guide.mean, config.guide.std = config.data.mean, config.data.std
-    config.guide.image_size = 0
+    shutil.rmtree(folder, ignore_errors=True)
+    weights.save(folder, pretrained, source={"run": run.name})
 
 
-def _read(cell: Cell, workdir: Path) -> Result:
+def _read(workdir: Path, cell: Cell) -> Result:
     summary = json.loads((workdir / "summary.json").read_text())
-    if summary["epochs"] != cell.config.epochs:
-        raise CheckpointError(
-            f"{workdir} holds a run of {summary['epochs']} epochs, not {cell.config.epochs}: choose"
-            " another --out."
-        )
     records = read_records(workdir / "metrics.jsonl", summary["steps"])
+    if len(records) != summary["epochs"]:
+        raise CheckpointError(
+            f"{workdir / 'metrics.jsonl'} has {len(records)} of {summary['epochs']} epochs, though"
+            " the run is at its end: put the file back, or delete the folder to train it again."
+        )
     return Result(cell, tuple(r["train/loss"] for r in records), summary)
 
 
 def table(results: Sequence[Result]) -> Table:
-    """The results for the screen."""
-    table = Table(title="Test accuracy in percent, training losses of the epochs")
-    for column in ("run", "accuracy", "median of last 10", "loss, first", "last", "seconds"):
-        table.add_column(column, justify="left" if column == "run" else "right")
+    """The results for the screen; those of healthy runs and of others in different colours."""
+    table = Table(title="Test accuracy in percent, training losses of epochs")
+    # A screen that is too narrow cuts no name and no number: lines are then longer.
+    longest = max((len(result.cell.name) for result in results), default=0)
+    table.add_column("run", no_wrap=True, min_width=longest)
+    for column in ("final", "median\nlast 10", "first\nloss", "last\nloss", "seconds"):
+        width = max(6, *map(len, column.split("\n")))
+        table.add_column(column, justify="right", no_wrap=True, min_width=width)
     for row in map(as_record, results):
         if "error" in row:
-            table.add_row(row["name"], f"failed: {row['error']}", style="red")
+            table.add_row(row["name"], "failed", style="red")
             continue
         style = None if row["healthy"] else "yellow"
         numbers = (row["accuracy"], row["median_last_10"], row["losses"][0], row["losses"][-1])
         figures = [f"{value:.2f}" for value in numbers[:2]] + [f"{x:.4f}" for x in numbers[2:]]
         table.add_row(row["name"], *figures, f"{row['seconds']:.0f}", style=style)
     return table
+
+
+def complaints(results: Sequence[Result]) -> list[str]:
+    """A line for each run that is not healthy."""
+    return [
+        f"{result.cell.name}: {result.error or 'its loss did not fall'}"
+        for result in results
+        if not result.healthy
+    ]
 
 
 def as_record(result: Result) -> dict[str, Any]:
@@ -209,7 +260,8 @@ def markdown(results: Sequence[Result]) -> str:
     ]
     for row in map(as_record, results):
         if "error" in row:
-            lines.append(f"| {row['name']} | failed: {row['error']} | | | |")
+            error = row["error"].replace("|", r"\|")
+            lines.append(f"| {row['name']} | failed: {error} | | | |")
             continue
         first, last = row["losses"][0], row["losses"][-1]
         lines.append(

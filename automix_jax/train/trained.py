@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from automix_jax import config as config_lib
-from automix_jax.data import Facts, load_dataset
+from automix_jax.data import Dataset, Facts, load_dataset
 from automix_jax.errors import CheckpointError, ConfigError, DataError
 from automix_jax.models import create_model
 from automix_jax.models.backbone import Backbone
@@ -20,6 +20,8 @@ from automix_jax.train.checkpoint import Checkpoints, template
 from automix_jax.train.logging import read_records
 from automix_jax.train.state import TrainState
 from automix_jax.train.teacher import make_teacher_stats
+
+_WHY_DATA = "by which its teacher's statistics are estimated: put it back, or export the student"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +135,8 @@ def load_run(
     if network == "teacher":
         params, stats = state.teacher, state.teacher_stats
         if stats:
-            images = _training_images(config, facts)
+            dataset = load_data(config, facts, _WHY_DATA)
+            images = jax.numpy.asarray(dataset.train.images)
             stats = make_teacher_stats(config, restored.experiment)(state, images)
     variables = {"params": {**params["backbone"], "head": params[f"head_{head}"]}}
     if stats:
@@ -151,20 +154,24 @@ def load_run(
     )
 
 
-def _training_images(config: ConfigDict, facts: Facts) -> jax.Array:
-    """The images that the run was trained on.
+def load_data(config: ConfigDict, facts: Facts, why: str) -> Dataset:
+    """The data that a run was trained on.
+
+    Args:
+        config: of the run.
+        facts: of its data.
+        why: it is needed, and what to do where it is other data.
 
     Raises:
-        DataError: if they cannot be read, or are others.
+        DataError: if it cannot be read, or is other data.
     """
     data = config.data
     dataset = load_dataset(data.name, data.path or None, data.image_size or None)
     if dataset.facts != facts:
         raise DataError(
-            f"the data of {data.name} ({data.path or 'embedded'}) is not that of the run, by which"
-            " its teacher's statistics are estimated: put it back, or export the student."
+            f"the data of {data.name} ({data.path or 'embedded'}) is not that of the run, {why}."
         )
-    return jax.numpy.asarray(dataset.train.images)
+    return dataset
 
 
 def _accuracies(workdir: Path, step: int) -> dict[str, float]:

@@ -34,7 +34,7 @@ def claim(workdir: Path, config: ConfigDict, facts: Facts) -> None:
                 " this run's: choose another --workdir."
             )
         if path.exists():
-            _check_same(_with_defaults(json.loads(path.read_text())), resolved, path)
+            check_same(workdir, config)
         about_data = workdir / "dataset.json"
         found = json.loads(json.dumps(dataclasses.asdict(facts)))
         if about_data.exists():
@@ -49,6 +49,33 @@ def claim(workdir: Path, config: ConfigDict, facts: Facts) -> None:
         raise CheckpointError(
             f"--workdir {workdir} cannot be used ({error}): choose another."
         ) from error
+
+
+def check_same(workdir: Path, config: ConfigDict, flag: str = "--workdir") -> None:
+    """Makes sure that a folder's run is of this configuration; the section `config.run` may differ.
+
+    Args:
+        workdir: of the run.
+        config: with all settled that a start settles.
+        flag: that has chosen the folder.
+
+    Raises:
+        CheckpointError: naming the fields that differ.
+    """
+    saved = _with_defaults(json.loads((workdir / "config.json").read_text()))
+    given = json.loads(json.dumps(config.to_dict()))
+    old, new = (dict(_flatten({**c, "run": {}})) for c in (saved, given))
+    different = [
+        f"config.{name} is {new.get(name)!r} here and {old.get(name)!r} there"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if different:
+        shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
+        raise CheckpointError(
+            f"{workdir} holds a run with another configuration ({shown}): choose another {flag}, or"
+            " give the fields the values that it was started with."
+        )
 
 
 def read(workdir: Path) -> tuple[ConfigDict, Facts]:
@@ -85,21 +112,6 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.replace(path)
-
-
-def _check_same(saved: dict[str, Any], resolved: dict[str, Any], path: Path) -> None:
-    old, new = (dict(_flatten({**c, "run": {}})) for c in (saved, resolved))
-    different = [
-        f"config.{name} is {new.get(name)!r} here and {old.get(name)!r} there"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-    if different:
-        shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
-        raise CheckpointError(
-            f"{path.parent} holds a run with another configuration ({shown}): choose another"
-            " --workdir, or give the fields the values that it was started with."
-        )
 
 
 def _check_data(saved: dict[str, Any], found: dict[str, Any], workdir: Path) -> None:
