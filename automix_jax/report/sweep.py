@@ -18,7 +18,6 @@ from automix_jax import config as config_lib
 from automix_jax import mixups, weights
 from automix_jax.errors import AutoMixError, CheckpointError, ConfigError
 from automix_jax.models import create_model
-from automix_jax.models.transformer import VisionTransformer
 from automix_jax.train import guiding, warm_start
 from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.logging import read_records
@@ -109,8 +108,8 @@ def make_cells(recipes: Sequence[str], load: Callable[[str], ConfigDict]) -> lis
 
 def _suitable(model: str) -> list[str]:
     """The methods that a network can train, vanilla first: others may need what it trains."""
-    tokens = isinstance(create_model(model), VisionTransformer)
-    others = [name for name in mixups.list_mixups() if mixups.suits(name, tokens=tokens)]
+    tokens = create_model(model).class_token
+    others = [name for name in mixups.list_mixups() if mixups.suits(name, tokens)]
     return ["vanilla", "automix", *(name for name in others if name != "vanilla")]
 
 
