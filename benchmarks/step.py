@@ -167,7 +167,9 @@ def make_config(args: argparse.Namespace, method: str = "vanilla") -> ConfigDict
     config.data.padding = 4 if config.data.flip else 0
     config.model.name, config.model.stem = args.model, args.stem
     config.model.layer, config.model.width = args.layer, args.width
-    config.method.name, config.method.alpha = method, 2.0 if method == "automix" else 1.0
+    config.method.name = method
+    if method == "mixup":
+        config.method.alpha = 1.0
     config.teacher.enabled = method == "automix"
     validate(config, jax.device_count())
     return config

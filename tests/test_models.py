@@ -164,6 +164,10 @@ OTHER_MAPS = {
 @pytest.mark.parametrize(("name", "stem", "size"), OTHER_MAPS)
 def test_other_feature_maps(name, stem, size):
     (_, features), _ = shapes(name, stem, 0, size)
+    attention = features.pop("attention", None)
+    if attention is not None:
+        assert widths_and_sides({"attention": attention}) == {"attention": (1, size // 16)}
+    assert (attention is not None) == name.startswith("deit")
     assert widths_and_sides(features) == OTHER_MAPS[name, stem, size]
 
 
@@ -309,7 +313,7 @@ FAMILIES = (
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_bfloat16(name, train):
-    """Parameters, statistics and logits stay float32, activations do not."""
+    """Parameters, statistics, logits and softmax stay float32, activations do not."""
     half = create_model(name, num_classes=5, dtype=jnp.bfloat16)
     images = jnp.zeros((2, 32, 32, 3))
     variables = jax.eval_shape(half.init, jax.random.key(0), images)
@@ -320,6 +324,8 @@ def test_bfloat16(name, train):
 
     (logits, features), stats = jax.eval_shape(run, variables)
     assert logits.dtype == jnp.float32
+    if name.startswith("deit"):
+        assert features.pop("attention").dtype == jnp.float32
     assert {leaf.dtype for leaf in features.values()} == {jnp.dtype("bfloat16")}
     assert {leaf.dtype for leaf in jax.tree.leaves(stats)} <= {jnp.dtype("float32")}
     pooled = jax.eval_shape(lambda v: half.clone(num_classes=0).apply(v, images)[0], variables)

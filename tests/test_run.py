@@ -187,7 +187,6 @@ def test_plain_methods_run_through_the_same_loop(place, method):
         place,
         method,
         f"--config.method.name={method}",
-        "--config.method.alpha=1.0",
         f"--config.teacher.enabled={method == 'mixup'}",
         "--config.run.sample_epochs=1",
         "--config.run.tensorboard=True",
