@@ -10,29 +10,51 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt8
 
+from automix_jax.data.boxes import random_crop_boxes, random_erase_boxes
+from automix_jax.data.resample import resize_boxes
+from automix_jax.data.transforms.crop import check_ranges
 from automix_jax.errors import ConfigError
 
 
 def augment(
-    rng: PRNGKeyArray, images: UInt8[Array, "b h w c"], *, flip: bool, padding: int, mode: str
+    rng: PRNGKeyArray,
+    images: UInt8[Array, "b h w c"],
+    *,
+    flip: bool,
+    crop: str = "padded",
+    padding: int = 4,
+    mode: str = "zero",
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: str = "bicubic",
 ) -> UInt8[Array, "b h w c"]:
-    """The standard augmentation of small images: a padded crop, then a flip.
+    """The standard augmentation of small images: a random crop, then a flip.
 
     Args:
         rng: a JAX random key.
         images: uint8 [B, H, W, C].
         flip: whether to flip half of the images left-right.
-        padding: pixels on each side for the crop; 0 for none.
+        crop: "padded", "random_resized" or "none".
+        padding: pixels on each side for the padded crop; 0 for none.
         mode: "zero" or "reflect", see `random_padded_crop`.
+        scale, ratio, interpolation: see `random_resized_crop`.
 
     Returns:
         uint8 [B, H, W, C].
 
     Raises:
-        ConfigError: if padding or mode cannot work.
+        ConfigError: if the crop is unknown or what is said of it cannot work.
     """
     crop_rng, flip_rng = jax.random.split(rng)
-    images = random_padded_crop(crop_rng, images, padding, mode)
+    match crop:
+        case "padded":
+            images = random_padded_crop(crop_rng, images, padding, mode)
+        case "random_resized":
+            images = random_resized_crop(crop_rng, images, scale, ratio, interpolation)
+        case "none":
+            pass
+        case _:
+            raise ConfigError(f'the crop is "{crop}"; use "padded", "random_resized" or "none"')
     return random_flip(flip_rng, images) if flip else images
 
 
@@ -122,6 +144,79 @@ def _reflected_crop(
 def _reflect(index: Int[Array, "..."], size: int) -> Int[Array, "..."]:
     """Folds indices in 1-size..2*size-2 into 0..size-1, at the middle of the edge pixels."""
     return size - 1 - jnp.abs(size - 1 - jnp.abs(index))
+
+
+def random_resized_crop(
+    rng: PRNGKeyArray,
+    images: UInt8[Array, "b h w c"],
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: str = "bicubic",
+) -> UInt8[Array, "b h w c"]:
+    """Crops each image to a box of random area and aspect, and resizes that to the image's size.
+
+    The semantics of torchvision's `RandomResizedCrop` on Pillow images, whose pixels it equals for
+    the same boxes.
+
+    Args:
+        rng: a JAX random key.
+        images: uint8 [B, H, W, C].
+        scale: least and greatest area of the box, as share of the image's.
+        ratio: least and greatest width by height of the box.
+        interpolation: "bicubic" or "bilinear".
+
+    Returns:
+        uint8 [B, H, W, C].
+
+    Raises:
+        ConfigError: if scale, ratio or interpolation cannot work.
+    """
+    check_ranges(scale, ratio)
+    if interpolation not in ("bicubic", "bilinear"):
+        raise ConfigError(f'the interpolation is "{interpolation}"; use "bicubic" or "bilinear"')
+    batch, height, width, _ = images.shape
+    boxes = random_crop_boxes(rng, batch, height, width, scale, ratio)
+    return resize_boxes(images, boxes, interpolation)
+
+
+def random_erase(
+    rng: PRNGKeyArray, images: Float[Array, "b h w c"], probability: float
+) -> Float[Array, "b h w c"]:
+    """Fills a random box of some images with noise, each value from N(0, 1).
+
+    timm's `RandomErasing` in the mode "pixel" with one box, for images that are normalised already:
+    its area is 0.02 to 1/3 of the image's, its aspect 0.3 to 1/0.3.
+
+    Args:
+        rng: a JAX random key.
+        images: normalised, [B, H, W, C] of any floating type.
+        probability: that an image is erased.
+
+    Returns:
+        [B, H, W, C] of the same dtype.
+
+    Raises:
+        ConfigError: if the probability is not one.
+    """
+    if not 0 <= probability <= 1:
+        raise ConfigError(f"the probability of erasing is {probability}; use 0 to 1")
+    box_rng, noise_rng = jax.random.split(rng)
+    batch, height, width, _ = images.shape
+    boxes = random_erase_boxes(box_rng, batch, height, width, probability)
+    return erase(images, boxes, jax.random.normal(noise_rng, images.shape))
+
+
+def erase(
+    images: Float[Array, "b h w c"], boxes: Int[Array, "b 4"], noise: Float[Array, "b h w c"]
+) -> Float[Array, "b h w c"]:
+    """Takes the noise within each image's box, (top, left, height, width), the image elsewhere."""
+    _, height, width, _ = images.shape
+    top, left, box_height, box_width = boxes.T[..., None]  # each [B, 1]
+    row, col = jnp.arange(height), jnp.arange(width)
+    in_rows = (row >= top) & (row < top + box_height)  # [B, H]
+    in_cols = (col >= left) & (col < left + box_width)  # [B, W]
+    inside = in_rows[:, :, None, None] & in_cols[:, None, :, None]  # [B, H, W, 1]
+    return jnp.where(inside, noise.astype(images.dtype), images)
 
 
 def normalize(

@@ -6,13 +6,14 @@ import concurrent.futures
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from automix_jax.data.dataset import Split, check_memory
+from automix_jax.data.records import ImageSource
 from automix_jax.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,17 +21,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Pillow warns of an image of 90 million pixels and refuses one of 180 million. What is not refused
+# is decoded, without a word. This is said once, for threads cannot share a filter that comes and
+# goes.
+warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
+
 
 def decode_image(
-    source: Path | bytes, where: str, image_size: int | None = None, channels: int = 3
+    source: ImageSource, where: str, image_size: int | None = None, channels: int = 3
 ) -> np.ndarray:
     """Decodes one image file, upright and in the colours a viewer shows.
 
-    The EXIF orientation is applied. Palettes and CMYK become RGB, 16-bit samples keep their high
-    byte, transparent parts are laid on white, of an animation the first frame is taken.
-
     Args:
-        source: a path, or the bytes of a file.
+        source: see `load_image`.
         where: what to call the image in an error.
         image_size: side of the square to resize and crop to; None keeps the image as it is.
         channels: 3 for RGB, 1 for gray.
@@ -41,19 +44,67 @@ def decode_image(
     Raises:
         DataError: if the image cannot be read.
     """
-    from PIL import Image, ImageOps
+    image = load_image(source, where, channels)
+    if image_size is not None:
+        image = fit_square(image, image_size)
+    return to_array(image)
 
+
+def load_image(source: ImageSource, where: str, channels: int = 3) -> Image.Image:
+    """Decodes one image file to a Pillow image, upright and in the colours a viewer shows.
+
+    The EXIF orientation is applied. Palettes and CMYK become RGB, 16-bit samples keep their high
+    byte, transparent parts are laid on white, of an animation the first frame is taken. A file that
+    ends too early, or an image beyond Pillow's limit of 179 million pixels, is refused.
+
+    Args:
+        source: a path, the bytes of a file, or pixels, uint8 [H, W, 1 or 3].
+        where: what to call the image in an error.
+        channels: 3 for RGB, 1 for gray.
+
+    Returns:
+        An image of mode "RGB" or "L".
+
+    Raises:
+        DataError: if the image cannot be read.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    mode = "RGB" if channels == 3 else "L"
     try:
+        if isinstance(source, np.ndarray):
+            return _from_array(source).convert(mode)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            image = _to_mode(ImageOps.exif_transpose(file), "RGB" if channels == 3 else "L")
+            # Not one copy more than is needed: they cost a fifth of the decoding.
+            ImageOps.exif_transpose(file, in_place=True)
+            file.load()
+            return _to_mode(file, mode)
     except Exception as error:  # Pillow's plugins raise a dozen types on a broken file.
+        # Pillow's text for a file of no format names an address in memory.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "cannot identify image file" if unknown else error
         raise DataError(
-            f"cannot read the image {where} ({type(error).__name__}: {error}); "
+            f"cannot read the image {where} ({type(error).__name__}: {reason}); "
             "replace or remove that file"
         ) from error
-    if image_size is not None:
-        image = _fit_square(image, image_size)
-    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """The pixels of an image of mode "RGB" or "L", uint8 [H, W, 3 or 1]."""
+    return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def _from_array(pixels: np.ndarray) -> Image.Image:
+    """The image of uint8 [H, W, 1 or 3]."""
+    from PIL import Image
+
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        raise ValueError(
+            f"its pixels are {pixels.dtype}{list(pixels.shape)}, not uint8[H, W, 1 or 3]"
+        )
+    if 0 in pixels.shape:
+        raise ValueError(f"it has no pixels, shape {list(pixels.shape)}")
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -69,19 +120,24 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
-def _fit_square(image: Image.Image, image_size: int) -> Image.Image:
-    """Resizes the shorter side to image_size and crops the centre, in one antialiased bicubic."""
-    from PIL import Image
-
+def fit_square(image: Image.Image, image_size: int, interpolation: str = "bicubic") -> Image.Image:
+    """Resizes the shorter side to image_size and crops the centre, in one antialiased resize."""
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     # Only the pixels of the crop are computed, but the filter sees the image around it: the result
     # is that of resizing everything first.
     box = (left, top, left + side, top + side)
-    return image.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box)
+    return image.resize((image_size, image_size), resampling(interpolation), box=box)
+
+
+def resampling(interpolation: str) -> Image.Resampling:
+    """Pillow's filter called "bicubic" or "bilinear"."""
+    from PIL import Image
+
+    return Image.Resampling[interpolation.upper()]
 
 
 def resize_split(split: Split, image_size: int | None) -> Split:
@@ -89,17 +145,12 @@ def resize_split(split: Split, image_size: int | None) -> Split:
 
     The shorter side becomes image_size by antialiased bicubic, then the centre is cropped.
     """
-    from PIL import Image
-
     if image_size is None or split.images.shape[1:3] == (image_size, image_size):
         return split
     num_images, *_, channels = split.images.shape
     resized = np.empty((num_images, image_size, image_size, channels), np.uint8)
     for image, out in zip(split.images, resized, strict=True):
-        square = _fit_square(
-            Image.fromarray(image.squeeze(-1) if channels == 1 else image), image_size
-        )
-        out[...] = np.asarray(square).reshape(out.shape)
+        out[...] = to_array(fit_square(_from_array(image), image_size))
     return Split(resized, split.labels)
 
 
