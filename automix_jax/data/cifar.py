@@ -166,6 +166,9 @@ def _read_archive(path: Path, wanted: set[str]) -> dict[str, bytes]:
                     raise DataError(f"{path}: {name} is too large; download it from {PAGE}")
                 if (stream := archive.extractfile(member)) is not None:
                     files[name] = stream.read()
+            # The checksum of all that was unpacked stands at the end, which tarfile does not reach.
+            while archive.fileobj is not None and archive.fileobj.read(2**20):
+                pass
             return files
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         reason = str(error).partition(":\n")[0]  # tarfile goes on to list each compression.

@@ -2,67 +2,161 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from automix_jax.data.dataset import Dataset, Split, check_memory, check_same_shape, make_split
-from automix_jax.data.images import decode_image, load_images
+from automix_jax.data.prepare import manifest
+from automix_jax.data.records import Example, RecordDataset
 from automix_jax.errors import DataError
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 _TEST_SPLITS = ("test", "validation", "val")
+_NAME_KEYS = ("filename", "file_name")  # of a feature that says how an image was called
 
 
-def load_tfds(name: str, path: str | None, image_size: int | None) -> Dataset:
-    """Loads a prepared TFDS image classification dataset.
+def open_tfds(name: str, path: str | None) -> RecordDataset:
+    """Opens a prepared TFDS image classification dataset, to be read one example at a time.
 
     Args:
         name: name of the dataset, with config and version if wanted: "NAME/CONFIG:1.2.3".
         path: its data_dir; None for TFDS's default (~/tensorflow_datasets or $TFDS_DATA_DIR).
-        image_size: side of the squares to resize and crop to; None keeps the stored size, which
-            must then be the same for all images.
 
     Returns:
-        Images uint8 [N, H, W, C]; C is 1 if the image feature is gray, else 3.
+        Encoded images. The test split is "test", or "validation" where there is no such split or
+        its labels are kept secret.
 
     Raises:
         DataError: if the dataset is not prepared, not as ArrayRecord, or not images with labels.
     """
-    builder = _prepared_builder(name, path)
-    image_key, label_key = _supervised_keys(builder, name)
-    class_names = tuple(builder.info.features[label_key].names)
-    splits = builder.info.splits
-    test_name = next((split for split in _TEST_SPLITS if split in splits), None)
-    if "train" not in splits or test_name is None:
+    return _open(_prepared_builder(name, path), f"tfds:{name}")
+
+
+def open_prepared(directory: str | Path) -> RecordDataset:
+    """Opens a folder that `automix data prepare` or TFDS wrote.
+
+    Args:
+        directory: the folder, in which dataset_info.json lies; "~" is expanded.
+
+    Returns:
+        As `open_tfds`.
+
+    Raises:
+        DataError: if it is no such folder or not complete, or not images with labels.
+    """
+    directory = Path(directory).expanduser().absolute()
+    where = f"{directory} (config.data.path)"
+    if not (directory / "dataset_info.json").is_file():
+        remedy = (
+            "its preparation was interrupted: run the same automix data prepare again"
+            if (directory / manifest.NAME).is_file()
+            else "give the folder that automix data prepare wrote"
+        )
+        raise DataError(f"{where} has no dataset_info.json; {remedy}")
+    if (state := manifest.load(directory)) and (shard := manifest.lost_shard(directory, state)):
         raise DataError(
-            f"tfds:{name} has the splits {', '.join(splits) or 'none'}; "
+            f"{shard} is missing or was changed since it was written; copy the folder again from "
+            "where it was prepared, or prepare it again"
+        )
+    with _needed(where):
+        import tensorflow_datasets as tfds
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except Exception as error:  # whatever its parsers run into
+        raise DataError(
+            f"{where} cannot be read as a dataset of TFDS ({type(error).__name__}: {error}); "
+            "prepare it again"
+        ) from error
+    _check_format(builder, where, 'prepare it again with file_format="array_record"')
+    return _open(builder, builder.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsRecords:
+    """The examples of a split of a prepared dataset.
+
+    Attributes:
+        source: TFDS's, which opens its files when it is read and can be pickled.
+        split: its name.
+        image_key, label_key: of the features.
+        name_key: of the feature that says how an image was called; None if there is none.
+    """
+
+    source: Any
+    split: str
+    image_key: str
+    label_key: str
+    name_key: str | None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        name = f"{self.split}/{index}"
+        try:
+            example = self.source[index]
+            if example[self.image_key] is None:  # what is left of a file that was cut off
+                raise EOFError("an empty record")
+        except Exception as error:  # ArrayRecord, protobuf and TFDS raise types of their own.
+            raise DataError(
+                f"cannot read {name} of {self.source.dataset_info.data_dir} "
+                f"({type(error).__name__}: {error}); prepare the dataset again"
+            ) from error
+        if self.name_key is not None:
+            name = f"{name} {example[self.name_key].decode('utf-8', 'backslashreplace')}"
+        return Example(example[self.image_key], int(example[self.label_key]), name)
+
+
+def _open(builder: tfds.core.DatasetBuilder, name: str) -> RecordDataset:
+    image_key, label_key = _supervised_keys(builder, name)
+    splits = builder.info.splits
+    test_splits = [split for split in _TEST_SPLITS if split in splits]
+    if "train" not in splits or not test_splits:
+        raise DataError(
+            f"{name} has the splits {', '.join(splits) or 'none'}; "
             'it needs "train" and "test" (or "validation")'
         )
-    if image_size is not None:
-        num_images = splits["train"].num_examples + splits[test_name].num_examples
-        check_memory(num_images, (image_size, image_size, 3), f"tfds:{name}")
 
-    def load(split: str) -> Split:
-        return _load_split(builder, split, image_key, label_key, image_size)
+    def records(split: str) -> TfdsRecords:
+        return _records(builder, split, image_key, label_key, name)
 
-    train, test = load("train"), load(test_name)
-    check_same_shape(train, test, f"tfds:{name}")
-    return Dataset(f"tfds:{name}", train, test, class_names)
+    tests = [records(split) for split in test_splits]
+    features = builder.info.features
+    return RecordDataset(
+        name,
+        records("train"),
+        # Where labels are kept secret, TFDS says -1.
+        next((test for test in tests if test[0].label >= 0), tests[0]),
+        tuple(features[label_key].names),
+        channels=1 if features[image_key].shape[-1] == 1 else 3,
+    )
+
+
+def _records(
+    builder: tfds.core.DatasetBuilder, split: str, image_key: str, label_key: str, name: str
+) -> TfdsRecords:
+    import tensorflow_datasets as tfds
+
+    if not builder.info.splits[split].num_examples:
+        raise DataError(f"{name}, {split} images are empty; prepare the dataset again")
+    # The stored bytes go through our own decoder: one look for all sources, no second library.
+    source = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
+    features = dict(builder.info.features.items())
+    names = (key for key in _NAME_KEYS if isinstance(features.get(key), tfds.features.Text))
+    return TfdsRecords(source, split, image_key, label_key, next(names, None))
 
 
 def _prepared_builder(name: str, path: str | None) -> tfds.core.DatasetBuilder:
     """The dataset as it lies on disk; its generation code is neither needed nor run."""
-    try:
+    with _needed(f"tfds:{name}"):
         from tensorflow_datasets.core.read_only_builder import builder_from_files
         from tensorflow_datasets.core.utils.file_utils import list_data_dirs
-    except ImportError as error:
-        raise DataError(
-            f"tfds:{name} needs a package that is missing ({error}); "
-            "pip install tensorflow-datasets importlib_resources"
-        ) from error
     keywords = {"data_dir": path} if path else {}
     argument = f', data_dir="{path}"' if path else ""
     command = (
@@ -77,14 +171,34 @@ def _prepared_builder(name: str, path: str | None) -> tfds.core.DatasetBuilder:
             f"tfds:{name} is not prepared in {looked} (config.data.path); prepare it with {command}"
             " (TFDS may ask for tensorflow to prepare it; reading needs none)"
         ) from error
+    _check_format(
+        builder,
+        f"tfds:{name} in {builder.data_dir}",
+        'prepare it again with file_format="array_record" into another data_dir, or remove it '
+        f"first: {command}",
+    )
+    return builder
+
+
+@contextlib.contextmanager
+def _needed(where: str) -> Iterator[None]:
+    """Turns the absence of a package into a DataError."""
+    try:
+        yield
+    except ImportError as error:
+        raise DataError(
+            f"{where} needs a package that is missing ({error}); "
+            "pip install tensorflow-datasets importlib_resources"
+        ) from error
+
+
+def _check_format(builder: tfds.core.DatasetBuilder, where: str, remedy: str) -> None:
     formats = {file_format.value for file_format in builder.info.available_file_formats()}
     if "array_record" not in formats:
         raise DataError(
-            f"tfds:{name} in {builder.data_dir} is stored as {' and '.join(sorted(formats))}, "
-            f'which allows no random access; prepare it again with file_format="array_record" into '
-            f"another data_dir, or remove it first: {command}"
+            f"{where} is stored as {' and '.join(sorted(formats))}, which allows no random access; "
+            f"{remedy}"
         )
-    return builder
 
 
 def _supervised_keys(builder: tfds.core.DatasetBuilder, name: str) -> tuple[str, str]:
@@ -100,37 +214,9 @@ def _supervised_keys(builder: tfds.core.DatasetBuilder, name: str) -> tuple[str,
         label, tfds.features.ClassLabel
     ):
         raise DataError(
-            f'tfds:{name} has no Image and ClassLabel features "{keys[0]}" and "{keys[1]}"; '
+            f'{name} has no Image and ClassLabel features "{keys[0]}" and "{keys[1]}"; '
             "choose an image classification dataset"
         )
     if image.np_dtype != np.uint8:
-        raise DataError(f"tfds:{name} has {image.np_dtype} images; choose one with uint8 images")
+        raise DataError(f"{name} has {image.np_dtype} images; choose one with uint8 images")
     return keys[0], keys[1]
-
-
-def _load_split(
-    builder: tfds.core.DatasetBuilder,
-    split: str,
-    image_key: str,
-    label_key: str,
-    image_size: int | None,
-) -> Split:
-    import tensorflow_datasets as tfds
-
-    # The stored bytes go through our own decoder: one look for all sources, no second library.
-    decoders = {image_key: tfds.decode.SkipDecoding()}
-    source = builder.as_data_source(split=split, decoders=decoders)
-    features = builder.info.features
-    channels = 1 if features[image_key].shape[-1] == 1 else 3
-    labels = np.empty(len(source), np.int64)
-    where = f"tfds:{builder.info.full_name}, {split} images"
-
-    def decode(index: int) -> np.ndarray:
-        example = source[index]
-        labels[index] = example[label_key]
-        return decode_image(example[image_key], f"{index} of {where}", image_size, channels)
-
-    if not labels.size:
-        raise DataError(f"{where} are empty; prepare the dataset again")
-    images = load_images(decode, len(source), where)
-    return make_split(images, labels, features[label_key].num_classes, where)
