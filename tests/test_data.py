@@ -66,7 +66,7 @@ def test_damaged_sample_says_to_reinstall(monkeypatch, tmp_path):
     (tmp_path / "sample").mkdir()
     (tmp_path / "sample" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"abc")[:-4])
     monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz.*reinstall"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte of .*reinstall"):
         load_dataset("fashion_mnist_sample")
 
 
@@ -689,7 +689,7 @@ def test_tfds_stored_as_tfrecord_says_how_to_prepare_it_again(tmp_path):
     ("name", "hint"),
     [
         ("CIFAR-10", "cifar10"),
-        ("fashion_mnist", "fashion_mnist_sample"),
+        ("fashion_mnist_samples", "fashion_mnist_sample"),
         ("tfds:", "tfds:NAME"),
         ("folders", "folder"),
     ],
@@ -762,3 +762,43 @@ def test_order_faults():
         batch_indices(0, -1, 2, 11)
     with pytest.raises(ConfigError, match=r"seed is -1; give a whole number"):
         data_order(-1, 0, 3)
+
+
+def write_idx(folder, packed):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, size in (("train", 12), ("t10k", 5)):
+        arrays[f"{part}-images-idx3-ubyte"] = rng.integers(0, 256, (size, 28, 28), np.uint8)
+        arrays[f"{part}-labels-idx1-ubyte"] = (np.arange(size) % 10).astype(np.uint8)
+    for name, array in arrays.items():
+        head = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes()
+        data = head + array.tobytes()
+        if packed:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(data))
+        else:
+            (folder / name).write_bytes(data)
+    return arrays
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_fashion_mnist_is_read_from_its_four_files(tmp_path, packed):
+    arrays = write_idx(tmp_path, packed)
+    loaded = load_dataset("fashion_mnist", tmp_path)
+    for split, part in ((loaded.train, "train"), (loaded.test, "t10k")):
+        np.testing.assert_array_equal(split.images[..., 0], arrays[f"{part}-images-idx3-ubyte"])
+        np.testing.assert_array_equal(split.labels, arrays[f"{part}-labels-idx1-ubyte"])
+    assert loaded.class_names[9] == "Ankle boot"
+
+
+def test_damaged_or_missing_idx_files_are_named(tmp_path):
+    with pytest.raises(DataError, match="apt install dataset-fashion-mnist"):
+        load_dataset("fashion_mnist")
+    write_idx(tmp_path, packed=False)
+    labels = tmp_path / "t10k-labels-idx1-ubyte"
+    for damaged in (labels.read_bytes()[:-1], b"\x00\x00\x0d" + labels.read_bytes()[3:], b""):
+        labels.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte of .* is missing or damaged"):
+            load_dataset("fashion_mnist", tmp_path)
+    labels.unlink()
+    with pytest.raises(DataError, match="No such file"):
+        load_dataset("fashion_mnist", tmp_path)

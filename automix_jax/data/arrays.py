@@ -1,7 +1,5 @@
-"""Datasets that are arrays in a file: the embedded sample (idx) and npz."""
+"""Datasets that are arrays in an .npz file."""
 
-import gzip
-import importlib.resources
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,54 +14,6 @@ from automix_jax.data.dataset import (
     make_split,
 )
 from automix_jax.errors import DataError
-
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-
-
-def load_fashion_mnist_sample() -> Dataset:
-    """The embedded part of Fashion-MNIST: 1,000 training and 200 test images a class, 28x28 gray.
-
-    Source: https://github.com/zalandoresearch/fashion-mnist, see sample/NOTICE.
-
-    Raises:
-        DataError: if the files were not installed with the package.
-    """
-    train, test = (
-        make_split(
-            _read_idx(f"{part}-images-idx3-ubyte.gz"),
-            _read_idx(f"{part}-labels-idx1-ubyte.gz"),
-            len(FASHION_MNIST_CLASSES),
-            f"fashion_mnist_sample: {part}",
-        )
-        for part in ("train", "t10k")
-    )
-    return Dataset("fashion_mnist_sample", train, test, FASHION_MNIST_CLASSES)
-
-
-def _read_idx(name: str) -> np.ndarray:
-    """Reads a gzipped idx file: 2 zero bytes, type, rank, rank big-endian uint32 sizes, values."""
-    resource = importlib.resources.files(__package__) / "sample" / name
-    try:
-        data = gzip.decompress(resource.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"the embedded file {name} is missing or damaged ({error}); reinstall automix_jax"
-        ) from error
-    rank = data[3]
-    shape = np.frombuffer(data, ">u4", count=rank, offset=4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
-
 
 _NPZ_KEYS = ("train_x", "train_y", "test_x", "test_y")
 

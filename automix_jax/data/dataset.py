@@ -10,6 +10,20 @@ from automix_jax.errors import DataError
 MAX_BYTES = 32 * 10**9  # Everything is held in host memory; beyond this, refuse early.
 
 
+class DataFaults(DataError):
+    """Several faults that were found together.
+
+    Attributes:
+        faults: one sentence each; the first is the message.
+    """
+
+    def __init__(self, faults: Sequence[str]):
+        """Takes at least one fault."""
+        self.faults = tuple(faults)
+        others = f" ({len(faults) - 1} more: see automix data check)" if faults[1:] else ""
+        super().__init__(faults[0] + others)
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Images and their labels, in the order of the source.
