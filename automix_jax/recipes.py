@@ -4,12 +4,31 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from automix_jax import config as config_lib
 from automix_jax.errors import ConfigError, did_you_mean
+
+
+class Cell(NamedTuple):
+    """A published accuracy of AutoMix that a recipe is for.
+
+    Attributes:
+        source: "Table 1" and the like, of the paper; "Appendix"; or "OpenMixup", the tables of the
+            authors' code.
+        name: of dataset and network, and what else tells it from other cells.
+        accuracy: top-1, in percent.
+        argument: of the recipe.
+    """
+
+    source: str
+    name: str
+    accuracy: float
+    argument: str = ""
 
 
 def load_config(recipe: str) -> ConfigDict:
@@ -22,18 +41,32 @@ def load_config(recipe: str) -> ConfigDict:
         ConfigError: if the file does not exist or is not a recipe, or refuses the argument.
     """
     path, _, argument = recipe.partition(":")
+    module = _load_module(path)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"recipe {path!r} has no get_config(arg); configs/ shows how.")
+    return module.get_config(argument)
+
+
+def load_cells(path: str) -> tuple[Cell, ...]:
+    """Returns the published results that a recipe's file names in `CELLS`, if any.
+
+    Raises:
+        ConfigError: if the file does not exist.
+    """
+    return getattr(_load_module(path), "CELLS", ())
+
+
+def _load_module(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location("automix_jax_recipe", path)
     if not Path(path).is_file() or spec is None or spec.loader is None:
-        raise ConfigError(f"--config: {path!r} is not a Python file; configs/ holds the recipes.")
+        raise ConfigError(f"recipe {path!r} is not a Python file; configs/ holds the recipes.")
     sys.path.insert(0, str(Path(path).resolve().parents[1]))  # recipes import configs.common
     try:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"--config: {path!r} has no get_config(arg); configs/ shows how.")
-    return module.get_config(argument)
+    return module
 
 
 def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:

@@ -7,7 +7,8 @@ The images are held in memory at 64 x 64; --config.data.image_size sets another 
 """
 
 from automix_jax.config import default_config
-from configs import common
+from automix_jax.guide import IMAGENET_MEAN, IMAGENET_STD
+from configs import common, released
 
 
 def get_config(arg=None):
@@ -16,8 +17,8 @@ def get_config(arg=None):
     config.data.name = "folder"
     config.data.image_size = 64
     config.model.stem = "cifar"
-    config.data.mean, config.data.std = common.IMAGENET_MEAN, common.IMAGENET_STD
+    config.data.mean, config.data.std = IMAGENET_MEAN, IMAGENET_STD
     config.data.padding = 8
     config.data.padding_mode = "reflect"
     config.epochs = 100
-    return common.finish(config, arg, "cifar", common.released_small)
+    return common.finish(config, arg, "cifar", released.small)

@@ -7,7 +7,7 @@ take shape within a thousand steps.
 """
 
 from automix_jax.config import default_config
-from configs import common
+from configs import common, released
 
 
 def get_config(arg=None):
@@ -24,4 +24,4 @@ def get_config(arg=None):
     config.optimizer.mixblock_lr = 1.0
     config.teacher.momentum = 0.99
     config.run.sample_epochs = 1
-    return common.finish(config, arg, "cifar", common.released_small)
+    return common.finish(config, arg, "cifar", released.small)

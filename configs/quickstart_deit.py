@@ -6,7 +6,7 @@ Four patches an image and 10,000 images are little for a transformer: a recipe t
 """
 
 from automix_jax.config import default_config
-from configs import common
+from configs import common, paper, released
 
 
 def get_config(arg=None):
@@ -20,6 +20,6 @@ def get_config(arg=None):
     config.model.width = 48
     config.epochs = 6
     config.batch_size = 48
-    common.adamw(config, 1e-3, 1e-5, warmup=1, drop_path=0.0)
+    paper.adamw(config, 1e-3, 1e-5, warmup=1, drop_path=0.0)
     config.teacher.momentum = 0.99
-    return common.finish(config, arg, "cifar_deit", common.released_transformer)
+    return common.finish(config, arg, "cifar_deit", released.cifar_transformer)

@@ -1,148 +1,228 @@
-"""Every recipe, method and variant builds its networks, optimizer and step, from shapes alone."""
+"""Every recipe, method and variant is a valid configuration; its networks and step have shapes."""
+
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from automix_jax import config as config_lib
 from automix_jax import recipes
-from automix_jax.data.dataset import Dataset, Split
+from automix_jax.data.dataset import Dataset, Facts, Split
 from automix_jax.errors import ConfigError
+from automix_jax.objective import Frozen
 from automix_jax.train.build import build
 from tests.runs import ROOT
 
-RECIPES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "common"})
+SHARED = {"__init__", "common", "methods", "paper", "released"}
+RECIPES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - SHARED)
+WITHOUT_CELLS = {"folder_r18", "quickstart", "quickstart_deit"}
+VARIANTS = ("paper", "released")
+# Classes, and images of the training and test splits, of the official datasets.
+DATA = {
+    "cifar10": (10, 50_000, 10_000),
+    "cifar100": (100, 50_000, 10_000),
+    "tiny_imagenet": (200, 100_000, 10_000),
+    "imagenet": (1000, 1_281_167, 50_000),
+    "cub200": (200, 5_994, 5_794),
+    "aircraft": (100, 6_667, 3_333),
+    "inat2017": (5_089, 579_184, 95_986),
+    "inat2018": (8_142, 437_513, 24_426),
+    "places205": (205, 2_448_873, 20_500),
+    "fashion_mnist_sample": (10, 10_000, 2_000),
+    "folder": (5, 1_000, 100),
+}
 
 
 def load(recipe, argument=""):
     return recipes.load_config(f"{ROOT}/configs/{recipe}.py:{argument}")
 
 
-def stand_in(config):
-    """A data set of the recipe's shape, without its images."""
-    size = config.data.image_size or (28 if config.data.name.startswith("fashion") else 32)
-    channels = 1 if config.data.name.startswith("fashion") else 3
-    classes = config.data.num_classes or 5
-    split = Split(np.zeros((128, size, size, channels), np.uint8), np.zeros(128, np.int32))
-    return Dataset(config.data.name, split, split, tuple(map(str, range(classes))))
+@functools.cache
+def cells(recipe):
+    return recipes.load_cells(f"{ROOT}/configs/{recipe}.py")
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("argument", ["", "variant=released", "method=cutmix,epochs=3"])
-def test_recipe_builds(recipe, argument):
-    config = load(recipe, argument)
-    with config.unlocked():
-        config.batch_size = 128  # the tests have eight devices, a recipe 32 groups
-    config_lib.validate(config, 8)
-    experiment = build(config, stand_in(config).facts)
-    state = jax.eval_shape(experiment.create, jax.random.key(0))
-    assert ("mixblock" in state.params) == (config.method.name == "automix")
-    assert bool(state.teacher) == config.teacher.enabled
-    for schedule in experiment.lr.values():
-        assert float(schedule(0)) > 0
+def arguments(recipe):
+    """Those that choose a recipe of a file; the others are a matter of numbers."""
+    found = {cell.argument for cell in cells(recipe) if "recipe=" in cell.argument}
+    return ["", *sorted(found)]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_what_the_paper_states_is_the_default(recipe):
-    """And the headline is the student's where its rate falls to 0, the teacher's elsewhere."""
-    config = load(recipe)
-    assert config.mixblock.lam_embed == "concat"
-    assert (config.mask_loss.schedule, config.mask_loss.weight) == ("linear", 0.1)
-    assert config.mask_loss.per_sample
-    assert (config.teacher.momentum_end, config.teacher.hold) == (1.0, 0.0)
-    assert config.method.alpha == 2.0
-    optimizer = config.optimizer
-    if optimizer.name == "sgd":
-        assert optimizer.min_lr == optimizer.mixblock_min_lr == 0
-        assert optimizer.weight_decay == 1e-4
-        assert optimizer.lr == 0.1
-    else:
-        assert optimizer.weight_decay == 0.05
-        if recipe.startswith("imagenet"):
-            assert (optimizer.lr, config.batch_size) == (1e-3, 1024)
-    for variant in ("paper", "released"):
-        chosen = load(recipe, f"variant={variant}")
-        network = "teacher" if chosen.optimizer.min_lr else "student"
-        assert chosen.eval.headline == f"{network}_mix"
+def facts_of(config):
+    """What a run is told of the recipe's data."""
+    classes, train, test = DATA[config.data.name]
+    gray = config.data.name.startswith("fashion")
+    size = config.data.image_size or (28 if gray else 32)
+    names = tuple(map(str, range(classes)))
+    return Facts(config.data.name, names, (size, size, 1 if gray else 3), train, test)
 
 
-def test_paper_and_released_defaults():
-    """The differences that docs/differences.md lists, as they stand in a CIFAR recipe."""
-    paper, released = load("cifar100_r18"), load("cifar100_r18", "variant=released")
-    old, new = (dict(config_lib.fields(config)) for config in (paper, released))
-    different = {name.removeprefix("config."): new[name] for name in old if old[name] != new[name]}
-    assert different == {
-        "mixblock.lam_embed": "none",
-        "mask_loss.schedule": "constant",
-        "mask_loss.per_sample": False,
-        "teacher.momentum_end": 0.999999,
-        "teacher.hold": 0.1,
-        "teacher.full_forward": True,
-        "optimizer.min_lr": 0.05,
-        "optimizer.mixblock_min_lr": 0.05,
-        "model.bn_unbiased": True,
-        "eval.headline": "teacher_mix",
-    }
-    documented = (ROOT / "docs/differences.md").read_text()
-    for name in different:
-        assert name.split(".")[1] in documented
+ALL = [(recipe, argument) for recipe in RECIPES for argument in arguments(recipe)]
 
 
-@pytest.mark.parametrize("method", config_lib.METHODS)
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_every_method_in_every_recipe(recipe, method):
-    """Each is a valid configuration, but for what has to be given or belongs to other networks."""
-    config = load(recipe, f"method={method}")
-    assert config.method.name == method
-    assert config.teacher.enabled == (method == "automix")
-    assert (config.method.clean_weight > 0) == (method == "comixup")
-    with config.unlocked():
-        config.batch_size, config.guide.weights = 128, "some"
-    if method == "supermix":
-        with pytest.raises(ConfigError, match="automix supermix --help"):
+@pytest.mark.parametrize(("recipe", "argument"), ALL)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_recipe_is_valid(recipe, argument, variant):
+    """On 1 and 8 devices; a batch of 100 divides among 1, 2, 4 and 5, and is refused on 8."""
+    config = load(recipe, f"{argument},variant={variant}")
+    config_lib.validate_data(config, facts_of(config))
+    config_lib.validate(config, 1)
+    if config.batch_size == 100:
+        assert recipe.startswith(("cifar", "tiny_imagenet", "folder"))
+        config_lib.validate(config, 4 if config.num_groups == 1 else 2)
+        with pytest.raises(ConfigError, match=r"devices \(8\) does not divide: use 96 or 104"):
             config_lib.validate(config, 8)
     else:
         config_lib.validate(config, 8)
-    released = load(recipe, f"method={method},variant=released")
-    if "variant" in config.method.options:
-        assert config.method.options.variant == "paper"
-        assert released.method.options.variant == "published"
 
 
-def test_alpha_of_the_tables():
-    """What the published tables have, for four kinds of recipe."""
-    kinds = ("cifar100_r18", "imagenet_r50", "imagenet_deit_s", "cifar100_deit_s")
-    tables = {
-        "mixup": (1, 0.2, 0.2, 0.8),
-        "cutmix": (0.2, 1, 0.2, 2),
-        "manifoldmix": (2, 0.2, 0.2, 2),
-        "saliencymix": (0.2, 1, 0.2, 0.2),
-        "attentivemix": (2, 2, 2, 2),
-        "fmix": (0.2, 1, 0.2, 1),
-        "puzzlemix": (1, 1, 1, 2),
-        "comixup": (2, 2, 2, 2),
-        "alignmix": (2, 2, 2, 2),
-        "gridmix": (0.2, 0.2, 0.2, 1),
-        "mixup_cutmix": (0.8, 0.8, 0.8, 0.8),
+# What is built of each, and what is traced. Recipes with the same network on another dataset, or of
+# another length, share a test: nothing in them could disagree with its classes or its images' size.
+NETWORKS = {
+    "cifar100_r18": "step",
+    "cifar100_rx50": "state",
+    "cifar100_wrn28_8": "loss",
+    "cifar100_convnext_t": "loss",
+    "cifar100_swin_t": "loss",
+    "tiny_imagenet_r18:variant=released": "step",
+    "imagenet_r34": "state",
+    "imagenet_r101": "state",
+    "imagenet_r50:recipe=rsb_a2": "loss",
+    "imagenet_mobilenet_v2": "step",
+    "imagenet_efficientnet_b0": "loss",
+    "imagenet_convnext_t:variant=released": "state",
+    "imagenet_deit_s:variant=released": "step",
+    "cub200_rx50:variant=released": "loss",
+    "inat2017_r18": "state",
+    "inat2018_r50": "state",
+    "inat2018_rx101": "state",
+    "quickstart": "loss",
+    "quickstart_deit": "state",
+}
+SAME_BLOCKS = {
+    "resnet34": "resnet18",
+    "resnet101": "resnet50",
+    "resnext101_32x4d": "resnext50_32x4d",
+    "deit_t": "deit_s",
+}
+
+
+def load_named(name):
+    recipe, _, argument = name.partition(":")
+    return load(recipe, argument)
+
+
+def traits(config):
+    """What decides the structure of a recipe's networks, optimizer, loss and input."""
+    model, method, data = config.model, config.method, config.data
+    return {
+        ("network", model.name, model.stem, model.width),
+        ("optimizer", config.optimizer.name, config.optimizer.decay),
+        ("loss", config.loss.name, config.loss.smoothing > 0),
+        ("mask loss", config.mask_loss.form, config.mask_loss.per_sample),
+        ("weight of the mask loss", config.mask_loss.schedule),
+        ("teacher", config.teacher.full_forward),
+        ("embedding", config.mixblock.lam_embed),
+        ("generates", method.generate_share < 1),
+        ("images", data.loading, data.crop, data.erase > 0),
     }
-    for method, alphas in tables.items():
-        for kind, alpha in zip(kinds, alphas, strict=True):
-            assert load(kind, f"method={method}").method.alpha == alpha, (method, kind)
-    options = load("cifar100_r18", "method=puzzlemix").method.options
-    assert (options.blocks, options.transport_size) == ((2, 4, 8, 16), 4)
-    options = load("imagenet_r50", "method=puzzlemix").method.options
-    assert (options.blocks, options.transport_size) == ((2, 4, 8), 0)
-    assert load("imagenet_deit_s", "method=attentivemix").guide.model == "resnet50"
-    decay = load("cifar100_rx50", "method=fmix,variant=released").optimizer.weight_decay
-    assert decay == 5e-4
-    assert load("cifar100_rx50", "method=mixup,variant=released").optimizer.weight_decay == 1e-4
+
+
+def test_networks_stand_for_all_recipes():
+    """Whatever a recipe or its released variant is made of is built below, and most is traced."""
+
+    def all_traits(configs):
+        return set().union(*map(traits, configs))
+
+    wanted = all_traits(
+        load(recipe, f"{argument},variant={variant}")
+        for recipe, argument in ALL
+        for variant in VARIANTS
+    )
+    assert wanted <= all_traits(map(load_named, NETWORKS))
+    traced = all_traits(load_named(name) for name, depth in NETWORKS.items() if depth != "state")
+    models = {trait[1] for trait in traced if trait[0] == "network"}
+    for trait in wanted - traced:
+        if trait[0] == "network":
+            assert SAME_BLOCKS.get(trait[1], trait[1]) in models
+        else:
+            assert trait[0] == "images"  # are not a matter of the loss
+    stepped = all_traits(load_named(name) for name, depth in NETWORKS.items() if depth == "step")
+    assert {trait for trait in wanted if trait[0] == "optimizer"} <= stepped
+
+
+@pytest.mark.parametrize(("name", "depth"), NETWORKS.items())
+def test_recipe_builds(name, depth):
+    """Networks and optimizer with the real classes and images; and a step or its loss of some."""
+    config = load_named(name)
+    facts = facts_of(config)
+    experiment = build(config, facts)
+    state = jax.eval_shape(experiment.create, jax.random.key(0))
+    student = state.params["student"]
+    for head in ("mix", "clean"):
+        assert student[f"head_{head}"]["kernel"].shape[-1] == facts.num_classes
+    assert jax.tree.map(jnp.shape, state.teacher) == jax.tree.map(jnp.shape, student)
+    for schedule in experiment.lr.values():
+        assert float(schedule(0)) > 0
+    if depth == "step":
+        after = abstract_step(experiment, state, config, facts.image_shape)
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    elif depth == "loss":
+        loss = abstract_loss(experiment, state, config, facts.image_shape)
+        assert loss.shape == () and loss.dtype == jnp.float32
+
+
+def abstract_step(experiment, state, config, image_shape):
+    """The state after a step on a batch, from shapes alone."""
+    images = jax.ShapeDtypeStruct((config.batch_size, *image_shape), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+    metrics = jax.eval_shape(experiment.create_metrics)
+    return jax.eval_shape(experiment.run_steps, state, metrics, images, labels, None, None)[0]
+
+
+def abstract_loss(experiment, state, config, image_shape):
+    """The loss of a batch, from shapes alone."""
+
+    def loss(state, images, labels):
+        rngs = jax.random.split(state.rng, config.num_groups)
+        draws = experiment.objective.draw(rngs, config.batch_size // config.num_groups)
+        frozen = Frozen(state.teacher, state.student_stats, state.teacher_stats)
+        objective = experiment.objective
+        return objective.loss(state.params, frozen, images, labels, draws, state.step)[0]
+
+    images = jax.ShapeDtypeStruct((config.batch_size, *image_shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+    return jax.eval_shape(loss, state, images, labels)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_method_in_every_recipe(recipe):
+    """Each is a valid configuration, but for what has to be given or belongs to other networks."""
+    for method in config_lib.METHODS:
+        config = load(recipe, f"method={method}")
+        assert config.method.name == method
+        assert config.teacher.enabled == (method == "automix")
+        assert (config.method.clean_weight > 0) == (method == "comixup")
+        with config.unlocked():
+            config.guide.weights = "some"
+        if method == "supermix":
+            with pytest.raises(ConfigError, match="automix supermix --help"):
+                config_lib.validate(config, 1)
+        else:
+            config_lib.validate(config, 1)
+        released = load(recipe, f"method={method},variant=released")
+        if "variant" in config.method.options:
+            assert config.method.options.variant == "paper"
+            assert released.method.options.variant == "published"
 
 
 @pytest.mark.parametrize("method", ["manifoldmix", "alignmix", "transmix"])
 def test_methods_inside_the_network_find_its_maps(method):
     """The last map is found, and a network without the maps is refused with those it has."""
     config = load("cifar100_wrn28_8", f"method={method}")
-    facts = stand_in(config).facts
+    facts = facts_of(config)
     if method == "transmix":
         with pytest.raises(ConfigError, match="wrn28_8 has none: use"):
             build(config, facts)
@@ -153,7 +233,7 @@ def test_methods_inside_the_network_find_its_maps(method):
     else:
         config = load("cifar100_deit_s", "method=manifoldmix")
         with pytest.raises(ConfigError, match="names 'stage1', but deit_s has block1, block2"):
-            build(config, stand_in(config).facts)
+            build(config, facts_of(config))
 
 
 def test_arguments():
@@ -163,6 +243,20 @@ def test_arguments():
     assert load("cifar10_r18", "method=cutmix").method.alpha == 0.2
     assert load("cifar10_r18").data.padding_mode == "zero"
     assert load("cifar100_r18").data.padding_mode == "reflect"
+
+
+def test_recipes_of_one_file():
+    """The argument `recipe=` chooses; the first is the default, and a file of one has none."""
+    assert load("imagenet_r50").optimizer.name == "sgd"
+    a3 = load("imagenet_r50", "epochs=50,recipe=rsb_a3,method=mixup")
+    assert (a3.optimizer.name, a3.epochs, a3.method.name) == ("lamb", 50, "mixup")
+    a2 = load("imagenet_r50", "recipe=rsb_a2")
+    assert (a2.data.repeats, a2.model.drop_path, a2.loss.name) == (3, 0.05, "bce")
+    assert load("imagenet_mobilenet_v2", "recipe=rsb_a2").model.drop_path == 0
+    with pytest.raises(ConfigError, match="recipe=rsb is not known: use pytorch or rsb_a3"):
+        load("imagenet_r50", "recipe=rsb")
+    with pytest.raises(ConfigError, match="recipe=rsb_a3, but this file has one recipe"):
+        load("cifar10_r18", "recipe=rsb_a3")
 
 
 def test_a_configuration_with_a_foreign_or_missing_field_is_refused():
@@ -179,9 +273,10 @@ def test_a_configuration_with_a_foreign_or_missing_field_is_refused():
 def test_warm_up_shrinks_with_the_run():
     assert load("imagenet_swin_t").optimizer.warmup_epochs == 20
     assert load("imagenet_swin_t", "epochs=30").optimizer.warmup_epochs == 2
+    assert load("imagenet_swin_t", "epochs=600").optimizer.warmup_epochs == 20
     config = load("imagenet_swin_t")
     with config.unlocked():
-        config.epochs, config.batch_size = 20, 1024
+        config.epochs = 20
     with pytest.raises(ConfigError, match=r"warmup_epochs is 20.0, as long as the run of 20"):
         config_lib.validate(config, 1)
 

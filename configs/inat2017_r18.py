@@ -1,0 +1,18 @@
+"""iNaturalist 2017, ResNet-18 (the authors' tables: AutoMix 52.84), 100 epochs of SGD.
+
+    python main.py --config=configs/inat2017_r18.py --config.data.path=DIR --workdir=runs/1
+
+DIR is what `automix data prepare inat2017` has written.
+"""
+
+from automix_jax.recipes import Cell
+from configs import common, paper, released
+
+CELLS = (Cell("OpenMixup", "iNat2017, R-18", 52.84),)
+
+
+def get_config(arg=None):
+    """Returns the configuration; for the argument see `configs/common.py`."""
+    config = paper.large("inat2017", 5089)
+    config.model.name = "resnet18"
+    return common.finish(config, arg, "inat", released.imagenet)

@@ -1,0 +1,18 @@
+"""iNaturalist 2018, ResNeXt-101 32x4d (Table 3: AutoMix 70.49), 100 epochs of SGD.
+
+    python main.py --config=configs/inat2018_rx101.py --config.data.path=DIR --workdir=runs/1
+
+DIR is what `automix data prepare inat2018` has written.
+"""
+
+from automix_jax.recipes import Cell
+from configs import common, paper, released
+
+CELLS = (Cell("Table 3", "iNat2018, RX-101", 70.49),)
+
+
+def get_config(arg=None):
+    """Returns the configuration; for the argument see `configs/common.py`."""
+    config = paper.large("inat2018", 8142)
+    config.model.name = "resnext101_32x4d"
+    return common.finish(config, arg, "inat", released.inaturalist)
