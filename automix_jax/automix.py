@@ -5,15 +5,16 @@ other, whose mask is a constant, trains the student (Eq. 8).
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from automix_jax.losses import cross_entropy, mix_labels, soft_cross_entropy
+from automix_jax.losses import CROSS_ENTROPY, Classification, mix_labels
 from automix_jax.mixblock import MaskLossForm, MixBlock, mask_loss, mix_images, predict_mask
 from automix_jax.mixups.sampling import sample_lam, sample_perm
 from automix_jax.models.classifier import Classifier
@@ -49,6 +50,10 @@ class AutoMix:
         full_forward: whether the teacher reads clean images to its end, as in the authors' code,
             or stops at `layer`. Training is identical; only the running statistics of the
             teacher's last layers differ.
+        criterion: the loss of clean and of mixed images, the student's and the teacher's.
+        generates: says for a step whether the teacher reads MixBlock's mixed images. Where it does
+            not, which saves that pass and its gradient, the loss of generation is 0 and MixBlock
+            follows the mask loss alone. None: in every step.
     """
 
     model: Classifier
@@ -61,6 +66,8 @@ class AutoMix:
     alpha: float = 2.0
     lam_margin: float = 0.08
     full_forward: bool = False
+    criterion: Classification = CROSS_ENTROPY
+    generates: Callable[[Int[Array, ""]], Bool[Array, ""]] | None = None
 
     metric_names: ClassVar = (
         "loss",
@@ -103,7 +110,7 @@ class AutoMix:
             step: for the schedule of the mask loss.
         """
         groups, group_size = draws.perm_mixblock.shape
-        size = (images.shape[1], images.shape[2])
+        size, num_classes = (images.shape[1], images.shape[2]), self.model.num_classes
         teacher = stop_gradient(frozen.teacher)
         lam_mixblock = jnp.repeat(draws.lam_mixblock, group_size)  # [B]
         lam_student = jnp.repeat(draws.lam_student, group_size)
@@ -130,12 +137,21 @@ class AutoMix:
 
         # Generation: the frozen teacher says whether a mixed image shows what its label claims.
         mixed = mix_images(images, mask, perm_mixblock)
-        logits, _, teacher_stats = forward(
-            self.model, teacher, teacher_stats, mixed, draws.rngs[:, 1]
-        )
-        num_classes = logits["mix"].shape[-1]
-        targets = mix_labels(labels, labels[perm_mixblock], lam_mixblock, num_classes)
-        loss_generate = soft_cross_entropy(logits["mix"], targets)
+
+        def generate(stats):
+            logits, _, stats = forward(self.model, teacher, stats, mixed, draws.rngs[:, 1])
+            targets = mix_labels(labels, labels[perm_mixblock], lam_mixblock, num_classes)
+            return self.criterion(logits["mix"], targets), stats
+
+        def leave_out(stats):
+            return jnp.zeros((), mixed.dtype), stats
+
+        if self.generates is None:
+            loss_generate, teacher_stats = generate(teacher_stats)
+        else:
+            loss_generate, teacher_stats = jax.lax.cond(
+                self.generates(step), generate, leave_out, teacher_stats
+            )
         loss_mask = jax.vmap(self._mask_loss)(
             mask.reshape(groups, group_size, *mask.shape[1:]), draws.lam_mixblock
         ).mean()
@@ -148,9 +164,9 @@ class AutoMix:
         mixed_logits, _, student_stats = forward(
             self.model, params["student"], student_stats, student_mixed, draws.rngs[:, 3]
         )
-        loss_clean = cross_entropy(clean_logits["clean"], labels)
+        loss_clean = self.criterion(clean_logits["clean"], labels)
         targets = mix_labels(labels, labels[perm_student], lam_student, num_classes)
-        loss_mix = soft_cross_entropy(mixed_logits["mix"], targets)
+        loss_mix = self.criterion(mixed_logits["mix"], targets)
 
         weighted_mask = self.mask_weight(step) * loss_mask
         total = loss_clean + loss_mix + loss_generate + weighted_mask

@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 
 from automix_jax import config as config_lib
 from automix_jax import recipes
-from automix_jax.commands import COMMANDS
+from automix_jax.commands import COMMANDS as OTHERS
+from automix_jax.config_commands import configs
+from automix_jax.data_commands import data
 from automix_jax.errors import AutoMixError, ConfigError, did_you_mean
 
 _TRAIN_HELP = """\
@@ -18,7 +20,7 @@ Trains a classifier, with AutoMix or a plain mixup, or goes on with the run of a
     {program} --config=CONFIG.py[:ARGUMENT] --workdir=DIR [--config.FIELD=VALUE ...]
 
     --config    a recipe: see configs/. The argument chooses a variant of it,
-                method=NAME, epochs=N, variant=paper|released:
+                method=NAME, epochs=N, variant=paper|released, recipe=NAME:
                 --config=configs/cifar10_r18.py:method=mixup,epochs=200
                 Methods: {methods}.
     --workdir   the run's folder: configuration, checkpoints, metrics, pictures, summary.
@@ -40,6 +42,8 @@ _HELP = """\
 automix COMMAND [ARGUMENTS]
 
     train            trains a classifier
+    configs          lists the recipes, prints one, or compares two
+    data             prepares the published datasets, and checks any
     import-weights   reads a .safetensors or .pth file of torchvision or timm
     export           writes a trained run as .safetensors, .pth, Detectron2 .pkl or StableHLO
     sweep            trains several methods and compares them
@@ -48,6 +52,7 @@ automix COMMAND [ARGUMENTS]
 
 `automix COMMAND --help` says more.
 """
+COMMANDS = {"configs": configs, "data": data, **OTHERS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict, config_dict
 
 from automix_jax import mixups, models
+from automix_jax.data.transforms.rand_augment import parse_policy
 from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.models import list_models, paper_layer
 
@@ -26,6 +27,9 @@ def default_config() -> ConfigDict:
     # Ratios, pairing and batch norm act within groups of the batch, whatever the devices: one
     # group for each GPU of the recipe that is reproduced.
     config.num_groups = 1
+    # Each device takes its groups in this many parts, one after the other: the same numbers in less
+    # memory.
+    config.accumulation = 1
     # One compiled program takes this many; 0: one on CPU, about a hundred on GPU and TPU.
     config.steps_per_dispatch = 0
     # To start from: a .safetensors or .pth file, or a folder of `automix import-weights`.
@@ -36,12 +40,28 @@ def default_config() -> ConfigDict:
     config.data.name = "fashion_mnist_sample"
     config.data.path = ""  # file or folder, for data that is not embedded
     config.data.num_classes = 0  # 0: as many as the data has
-    config.data.image_size = 0  # 0: as stored
+    # memory: decoded once, kept on the device and augmented inside the step. stream: read, decoded
+    # and augmented by worker processes whenever they are needed.
+    config.data.loading = "memory"
+    config.data.image_size = 0  # of training images; 0: as stored
+    config.data.resize = 0  # their shorter side before the crop, in stream; 0: as it is
+    config.data.test_size = 0  # of test images; 0: that of training images
+    config.data.test_resize = 0  # their shorter side before the crop of the centre; 0: their size
+    config.data.interpolation = "bicubic"  # bicubic, bilinear; both antialiased
     config.data.mean = (0.5,)  # of pixels in [0, 1], for each channel or for all
     config.data.std = (0.5,)
     config.data.flip = True
-    config.data.padding = 4  # of the random crop, in pixels; 0 for none
+    config.data.crop = "padded"  # of training images: padded, random_resized, none
+    config.data.padding = 4  # of the padded crop, in pixels; 0 for none
     config.data.padding_mode = "zero"  # zero, reflect
+    config.data.scale = (0.08, 1.0)  # area of the random resized crop, of the image's
+    config.data.ratio = (3 / 4, 4 / 3)  # and its width by its height
+    config.data.color_jitter = 0.0  # strength for brightness, contrast and saturation, in stream
+    config.data.rand_augment = ""  # as timm writes it, rand-m9-mstd0.5-inc1, in stream
+    config.data.erase = 0.0  # probability of erasing a box of a normalised training image
+    config.data.repeats = 1  # times an epoch shows each of 1 / repeats of its images
+    # Share of the training images that may be unreadable before the run stops; at least 10 may.
+    config.data.bad_share = 0.001
 
     config.model = ConfigDict()
     config.model.name = "resnet18"
@@ -64,6 +84,8 @@ def default_config() -> ConfigDict:
     # reads running statistics and trains nothing.
     config.method.clean_weight = 0.0
     config.method.jsd_weight = 12.0  # of AugMix's divergence
+    # Share of the steps in which AutoMix's teacher reads mixed images, to train MixBlock.
+    config.method.generate_share = 1.0
     config.method.options = ConfigDict()  # others of the method; automix_jax.mixups.defaults(name)
 
     config.guide = ConfigDict()  # the pretrained network whose attention AttentiveMix+ follows
@@ -82,6 +104,10 @@ def default_config() -> ConfigDict:
     config.mixblock.lam_embed = "concat"  # concat, none
     config.mixblock.upsample = "nearest"  # nearest, bilinear
 
+    config.loss = ConfigDict()  # of classification, for clean and mixed images alike
+    config.loss.name = "ce"  # ce, bce (binary cross entropy, summed over the classes)
+    config.loss.smoothing = 0.0  # share of the target that is spread over all classes
+
     config.mask_loss = ConfigDict()
     config.mask_loss.form = "l1"  # l1, l1_variance, l2_variance, sparsity
     config.mask_loss.weight = 0.1  # the paper's gamma at the start
@@ -98,13 +124,15 @@ def default_config() -> ConfigDict:
     config.teacher.recalibration_batches = 20  # for its batch norms, before it is evaluated
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # sgd, adamw
+    config.optimizer.name = "sgd"  # sgd, adamw, lamb
     config.optimizer.lr = 0.1
     config.optimizer.min_lr = 0.0
     config.optimizer.warmup_epochs = 0.0  # of the student's rate; MixBlock's has none
-    config.optimizer.clip = 0.0  # gradients' norm over student and MixBlock together; 0: no limit
+    # Limit of the gradients' norm over student and MixBlock together; 0: none, with lamb 1.
+    config.optimizer.clip = 0.0
     config.optimizer.momentum = 0.9  # of sgd
     config.optimizer.weight_decay = 1e-4
+    config.optimizer.decay = ""  # what decays: all, kernels; empty: all with sgd, kernels otherwise
     config.optimizer.schedule = "epoch"  # the cosine moves by epoch or by step
     config.optimizer.mixblock_lr = 0.1
     config.optimizer.mixblock_min_lr = 0.0
@@ -118,6 +146,7 @@ def default_config() -> ConfigDict:
     config.run = ConfigDict()  # fields that change no number, and may change between two starts
     config.run.checkpoint_steps = 0  # between two checkpoints; 0: at the end of every epoch
     config.run.keep_checkpoints = 3
+    config.run.workers = -1  # processes that read a stream; -1: one a core; 0: threads of this one
     config.run.sample_epochs = 10  # between two pictures of mixed images; 0: none
     config.run.tensorboard = True
     return config
@@ -132,6 +161,7 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     _check_fields(config)
     _check_choices(config)
     _check_numbers(config)
+    _check_data(config)
     _check_batch(config, num_devices)
     _check_method(config)
     _check_options(config)
@@ -258,12 +288,17 @@ _CHOICES = {
     "model.stem": ("", "cifar", "imagenet"),
     "model.convention": ("", "torch", "tf"),
     "compute_dtype": ("auto", "float32", "bfloat16"),
+    "data.loading": ("memory", "stream"),
+    "data.crop": ("padded", "random_resized", "none"),
     "data.padding_mode": ("zero", "reflect"),
+    "data.interpolation": ("bicubic", "bilinear"),
     "mixblock.lam_embed": ("concat", "none"),
     "mixblock.upsample": ("nearest", "bilinear"),
+    "loss.name": ("ce", "bce"),
     "mask_loss.form": ("l1", "l1_variance", "l2_variance", "sparsity"),
     "mask_loss.schedule": ("linear", "constant", "cosine", "compounding"),
-    "optimizer.name": ("sgd", "adamw"),
+    "optimizer.name": ("sgd", "adamw", "lamb"),
+    "optimizer.decay": ("", "all", "kernels"),
     "optimizer.schedule": ("epoch", "step"),
 }
 
@@ -279,17 +314,19 @@ def _check_choices(config: ConfigDict) -> None:
             )
 
 
-_POSITIVE = ("epochs", "num_groups", "eval.batch_size", "eval.every_epochs", "mixblock.reduction",
-             "run.keep_checkpoints", "method.alpha", "optimizer.lr",
-             "teacher.recalibration_batches")  # fmt: skip
-_NOT_NEGATIVE = ("seed", "data.num_classes", "data.image_size", "data.padding",
+_POSITIVE = ("epochs", "data.repeats", "num_groups", "accumulation", "eval.batch_size",
+             "eval.every_epochs", "mixblock.reduction", "run.keep_checkpoints", "method.alpha",
+             "optimizer.lr", "teacher.recalibration_batches")  # fmt: skip
+_NOT_NEGATIVE = ("seed", "data.num_classes", "data.image_size", "data.padding", "data.resize",
+                 "data.test_size", "data.test_resize", "data.color_jitter",
                  "run.checkpoint_steps", "run.sample_epochs", "steps_per_dispatch",
                  "model.drop_path", "model.dropout", "mask_loss.weight", "mask_loss.margin",
-                 "method.clean_weight", "method.jsd_weight", "guide.image_size",
+                 "method.clean_weight", "method.jsd_weight", "guide.image_size", "loss.smoothing",
                  "optimizer.min_lr", "optimizer.weight_decay", "optimizer.mixblock_lr",
                  "optimizer.mixblock_min_lr", "optimizer.warmup_epochs",
                  "optimizer.clip")  # fmt: skip
-_SHARES = ("teacher.momentum", "teacher.momentum_end", "teacher.hold", "optimizer.momentum",
+_SHARES = ("data.erase", "data.bad_share", "method.generate_share", "teacher.momentum",
+           "teacher.momentum_end", "teacher.hold", "optimizer.momentum",
            "optimizer.mixblock_momentum")  # fmt: skip
 
 
@@ -304,7 +341,8 @@ def _check_numbers(config: ConfigDict) -> None:
         if not 0 <= _get(config, name) <= 1:
             raise ConfigError(f"config.{name} is {_get(config, name)}: it must be within 0 and 1.")
     for name, limit in (("seed", 2**32), ("method.lam_margin", 0.5), ("optimizer.lr", math.inf),
-                        ("model.drop_path", 1), ("model.dropout", 1)):  # fmt: skip
+                        ("model.drop_path", 1), ("model.dropout", 1),
+                        ("loss.smoothing", 1)):  # fmt: skip
         if not _get(config, name) < limit:
             raise ConfigError(f"config.{name} is {_get(config, name)}: it must be below {limit}.")
     for name in ("lr", "mixblock_lr"):
@@ -325,6 +363,50 @@ def _check_numbers(config: ConfigDict) -> None:
         raise ConfigError(f"config.data.std is {config.data.std}: it must be above 0.")
 
 
+_STREAM_ONLY = ("resize", "test_size", "test_resize", "color_jitter", "rand_augment")
+
+
+def _check_data(config: ConfigDict) -> None:
+    """Checks how images are read and augmented."""
+    data, unused = config.data, default_config().data
+    if data.loading == "memory":
+        for name in _STREAM_ONLY:
+            if data[name] != unused[name]:
+                raise ConfigError(
+                    f"config.data.{name} is {data[name]!r}, but images in memory come in one size"
+                    " and are only cropped and flipped: set config.data.loading to stream."
+                )
+    elif not data.image_size:
+        raise ConfigError(
+            "config.data.image_size is 0, but a stream cuts its images to one size: give the side"
+            " of the squares that the network sees, such as 224."
+        )
+    test_size = data.test_size or data.image_size
+    if 0 < data.test_resize < test_size:
+        raise ConfigError(
+            f"config.data.test_resize is {data.test_resize}, less than the {test_size} pixels of"
+            " the test images, which are cut from it: use as many or more."
+        )
+    for name, highest in (("scale", 1), ("ratio", math.inf)):
+        low, high = data[name] if len(data[name]) == 2 else (1, 0)
+        if not 0 < low <= high <= highest:
+            raise ConfigError(
+                f"config.data.{name} is {tuple(data[name])}: give the lowest and the highest, above"
+                f" 0{' and at most 1' if name == 'scale' else ''}, in this order."
+            )
+    if data.rand_augment:
+        parse_policy(data.rand_augment)
+        if data.color_jitter:
+            raise ConfigError(
+                f"config.data.color_jitter is {data.color_jitter}, but config.data.rand_augment"
+                f" {data.rand_augment} changes colours too: use one of them."
+            )
+    if config.run.workers < -1:
+        raise ConfigError(
+            f"config.run.workers is {config.run.workers}: use -1 (one a core), 0 (threads) or more."
+        )
+
+
 def _check_batch(config: ConfigDict, num_devices: int) -> None:
     size, groups = config.batch_size, config.num_groups
     if size < MIN_GROUP * groups:
@@ -341,6 +423,14 @@ def _check_batch(config: ConfigDict, num_devices: int) -> None:
                 f"config.batch_size is {size}, which {what} ({count}) does not divide: use"
                 f" {below}{above}."
             )
+    of_device = 1 if groups % num_devices else groups // num_devices
+    if of_device % config.accumulation:
+        known = tuple(str(n) for n in range(1, of_device + 1) if of_device % n == 0)
+        raise ConfigError(
+            f"config.accumulation is {config.accumulation}, which does not divide the groups of"
+            f" each device, config.num_groups ({groups}) over {num_devices} device(s): use"
+            f" {_one_of(known)}."
+        )
 
 
 def _check_method(config: ConfigDict) -> None:
@@ -384,6 +474,7 @@ def _check_mixup(config: ConfigDict) -> None:
         ("alpha", "alpha" in mixups.defaults(name)),
         ("clean_weight", needed == "saliency"),
         ("jsd_weight", name == "augmix"),
+        ("generate_share", False),
     ):
         if not used and config.method[field] != fixed[field]:
             raise ConfigError(

@@ -1,5 +1,8 @@
 """Classification losses, in at least float32."""
 
+import dataclasses
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -29,6 +32,48 @@ def soft_cross_entropy(
 ) -> Float[Array, ""]:
     """Returns the mean cross entropy against soft targets; with `mix_labels` this is Eq. 2."""
     return optax.softmax_cross_entropy(_widen(logits), targets).mean()
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "b k"], targets: Float[Array, "b k"]
+) -> Float[Array, ""]:
+    """Returns the binary cross entropy of each class against soft targets, as in OpenMixup.
+
+    It is summed over the classes and averaged over the images; timm and PyTorch average over the
+    classes too, which is K times less.
+    """
+    return optax.sigmoid_binary_cross_entropy(_widen(logits), targets).sum(-1).mean()
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """The loss with which a recipe trains classifiers, on clean images and on mixed ones.
+
+    Attributes:
+        name: "ce", softmax cross entropy, or "bce", `binary_cross_entropy`.
+        smoothing: the share eps of the target that is spread over all K classes: targets become
+            (1 - eps) targets + eps / K. Of mixed labels this is the mix of the smoothed labels.
+    """
+
+    name: Literal["ce", "bce"] = "ce"
+    smoothing: float = 0.0
+
+    def __call__(
+        self, logits: Float[Array, "b k"], targets: Int[Array, " b"] | Float[Array, "b k"]
+    ) -> Float[Array, ""]:
+        """Returns the mean loss against integer labels or soft targets."""
+        labels = targets.ndim == 1
+        if labels and self == CROSS_ENTROPY:
+            return cross_entropy(logits, targets)
+        if labels:
+            targets = jax.nn.one_hot(targets, logits.shape[1], dtype=_widen(logits).dtype)
+        if self.smoothing:
+            targets = optax.smooth_labels(targets, self.smoothing)
+        loss = soft_cross_entropy if self.name == "ce" else binary_cross_entropy
+        return loss(logits, targets)
+
+
+CROSS_ENTROPY = Classification()
 
 
 def jsd(logits: Float[Array, "n b k"]) -> Float[Array, ""]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from automix_jax.guide import Guide
-from automix_jax.losses import cross_entropy, jsd, soft_cross_entropy
+from automix_jax.losses import CROSS_ENTROPY, Classification, jsd
 from automix_jax.mixups.base import Mixed, Mixup
 from automix_jax.mixups.gradient import input_saliency, saliency_of
 from automix_jax.models.classifier import Classifier
@@ -39,6 +39,7 @@ class MixupTraining(_KeysForDraws):
             saliency is one of training (Co-Mixup); at 0 it reads running statistics, drops nothing
             and trains nothing (PuzzleMix).
         guide: the pretrained network whose attention the mixup looks at, or None.
+        criterion: the loss of clean and of mixed images.
     """
 
     model: Classifier
@@ -46,6 +47,7 @@ class MixupTraining(_KeysForDraws):
     saliency: bool = False
     clean_weight: float = 0.0
     guide: Guide | None = None
+    criterion: Classification = CROSS_ENTROPY
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -61,7 +63,7 @@ class MixupTraining(_KeysForDraws):
         draws: Any,
         step: Int[Array, ""],
     ) -> tuple[Float[Array, ""], Outcome]:
-        """Returns the mean cross entropy against the mixed targets (Eq. 2); see `Objective`."""
+        """Returns the mean loss against the mixed targets (Eq. 2); see `Objective`."""
         del step
         student, stats = params["student"], frozen.student_stats
         rngs = jax.vmap(lambda rng: jax.random.split(rng, 3))(draws)  # [g, 3]
@@ -83,7 +85,7 @@ class MixupTraining(_KeysForDraws):
         if mixed.retarget is not None:
             attention = _by_group(features["attention"], len(draws))
             targets = jax.vmap(lambda retarget, x: retarget(x))(mixed.retarget, attention)
-        loss = soft_cross_entropy(logits["mix"], targets.reshape(len(labels), -1))
+        loss = self.criterion(logits["mix"], targets.reshape(len(labels), -1))
         metrics = {"loss": loss}
         if loss_clean is not None:
             metrics = {"loss_clean": loss_clean, "loss_mix": loss}
@@ -146,7 +148,7 @@ class MixupTraining(_KeysForDraws):
         )
 
         def loss(images):
-            return cross_entropy(self.model.apply(variables, images)[0]["mix"], labels)
+            return self.criterion(self.model.apply(variables, images)[0]["mix"], labels)
 
         return {"saliency": input_saliency(loss, images)}
 
@@ -165,7 +167,7 @@ class MixupTraining(_KeysForDraws):
 
         def loss(student, images):
             logits, _, updated = forward(self.model, student, stats, images, rngs)
-            return cross_entropy(logits["mix"], labels), updated
+            return self.criterion(logits["mix"], labels), updated
 
         constant = stop_gradient(student)
         (value, updated), (grads, grad_images) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
@@ -180,18 +182,20 @@ class MixupTraining(_KeysForDraws):
 class AugMixTraining(_KeysForDraws):
     """Trains the "mix" head on clean images and on its consistency under AugMix.
 
-    The loss is the cross entropy of the clean images plus `weight` times the Jensen-Shannon
-    divergence among the predictions for them and two augmented versions (Hendrycks et al., 2020).
+    The loss is that of the clean images plus `weight` times the Jensen-Shannon divergence among the
+    predictions for them and two augmented versions (Hendrycks et al., 2020).
 
     Attributes:
         model: the student, with head "mix".
         augment: AugMix with its options.
         weight: of the divergence.
+        criterion: the loss of the clean images, by default the paper's cross entropy.
     """
 
     model: Classifier
     augment: Mixup
     weight: float = 12.0
+    criterion: Classification = CROSS_ENTROPY
 
     metric_names: ClassVar = ("loss", "loss_clean", "loss_jsd")
 
@@ -224,7 +228,7 @@ class AugMixTraining(_KeysForDraws):
         )
         split = logits["mix"].reshape(groups, 3, -1, self.model.num_classes).swapaxes(0, 1)
         split = split.reshape(3, len(labels), -1)  # [3, B, K]
-        loss_clean, loss_jsd = cross_entropy(split[0], labels), jsd(split)
+        loss_clean, loss_jsd = self.criterion(split[0], labels), jsd(split)
         loss = loss_clean + self.weight * loss_jsd
         return loss, Outcome(
             student_stats=stats,

@@ -1,11 +1,14 @@
 """Schedules: functions of the step (an integer array) that return a scalar, as in Optax."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from automix_jax.errors import ConfigError
 
@@ -27,10 +30,11 @@ def cosine_lr(
         raise ConfigError(f"lr schedule moves by {by!r}: use 'epoch' or 'step'.")
 
     def schedule(step):
-        done = (
-            step // steps_per_epoch / epochs if by == "epoch" else step / steps_per_epoch / epochs
-        )
-        return floor + (base - floor) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+        if by == "epoch":
+            left = (epochs - step // steps_per_epoch) / epochs
+        else:
+            left = (epochs * steps_per_epoch - step) / (epochs * steps_per_epoch)
+        return floor + (base - floor) * _half_cosine(left)
 
     return schedule
 
@@ -58,8 +62,7 @@ def ema_rate(
     """
 
     def schedule(step):
-        cosine = 0.5 * (1 + jnp.cos(jnp.pi * step / total_steps))
-        rate = (1 - end) + (end - start) * cosine
+        rate = (1 - end) + (end - start) * _half_cosine((total_steps - step) / total_steps)
         return jnp.where(step < int(hold * total_steps), 1 - start, rate)
 
     return schedule
@@ -91,3 +94,21 @@ def mask_weight(kind: MaskWeightKind, start: float, total_steps: int) -> optax.S
     raise ConfigError(
         f"mask loss schedule is {kind!r}: use 'linear', 'constant', 'cosine' or 'compounding'."
     )
+
+
+def chosen_steps(share: float, rng: PRNGKeyArray) -> Callable[[Int[Array, ""]], Bool[Array, ""]]:
+    """Chooses each step with probability `share`, independently of the others.
+
+    The choice is a function of the key and the step alone, so it is the same on every device and
+    when a run goes on.
+    """
+    return lambda step: jax.random.bernoulli(jax.random.fold_in(rng, step), share)
+
+
+def _half_cosine(left: Array | float) -> Array:
+    """From 1 to 0 on half a cosine, by the share of the way that is left.
+
+    That is (1 + cos(pi (1 - left))) / 2, but 1 + cos would lose all of float32's digits towards
+    the end of a long run, where it is the difference of two ones.
+    """
+    return jnp.sin(0.5 * jnp.pi * left) ** 2

@@ -1,11 +1,17 @@
 """Whole runs for tests: `main.py` in a process of its own, as a user starts it."""
 
+import json
 import os
+import random
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,3 +77,58 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     """Waits for a run; returns its exit code and what it printed."""
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
+
+
+def kill_and_resume(
+    first: list[str], then: list[str], workdir: Path, cache: Path, seed: int
+) -> int:
+    """Kills a run at a random time after its first checkpoint, and starts it again to the end.
+
+    Returns:
+        The step from which it went on.
+    """
+    process = start(first, cache)
+    checkpoints = workdir / "checkpoints/last"
+    while not (checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir())):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    time.sleep(random.Random(seed).uniform(0, 0.4))
+    process.kill()
+    process.communicate()
+    code, out, err = finish(start(then, cache))
+    assert code == 0, err
+    resumed = re.search(r"resuming at step (\d+) of", out)
+    assert resumed
+    return int(resumed.group(1))
+
+
+TIMES = ("time/seconds", "time/images_per_second")
+
+
+def records(workdir: Path) -> list[dict]:
+    """What metrics.jsonl says, but for times."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def final_arrays(workdir: Path, kind: str = "last") -> dict[str, np.ndarray]:
+    """Every array of the last checkpoint, by path, as it lies on the disk."""
+    steps = [int(path.name) for path in (workdir / "checkpoints" / kind).iterdir()]
+    folder = workdir / "checkpoints" / kind / str(max(steps)) / "arrays"
+    tree = ocp.StandardCheckpointer().restore(folder.absolute())
+    return {
+        jax.tree_util.keystr(path): np.asarray(
+            jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else leaf
+        )
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }  # fmt: skip
+
+
+def assert_same_bits(workdir: Path, expected: Path) -> None:
+    """Two runs have the same last and best checkpoint and the same metrics."""
+    for kind in ("last", "best"):
+        ours, theirs = final_arrays(workdir, kind), final_arrays(expected, kind)
+        assert ours.keys() == theirs.keys()
+        assert not [key for key in ours if not np.array_equal(ours[key], theirs[key])]
+    assert records(workdir) == records(expected)

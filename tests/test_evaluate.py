@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from automix_jax.config import default_config
+from automix_jax.data import Dataset, Split
 from automix_jax.evaluate.accuracy import make_evaluate, make_recalibrate
 from automix_jax.models import Classifier, create_model
+from automix_jax.train.feed import MemoryFeed
 from tests.steps import data_mesh
 
 
@@ -31,8 +34,12 @@ def network():
 def test_every_image_counts_once(network, batch_size, devices):
     model, params, stats, images, labels = network
     logits, _ = model.apply({"params": params, "batch_stats": stats}, scale(images))
-    evaluate = make_evaluate(model, scale, data_mesh(devices), batch_size)
-    got = evaluate(params, stats, images, labels)
+    config = default_config()
+    config.eval.batch_size = batch_size
+    arrays = np.asarray(images), np.asarray(labels)
+    data = Dataset("random", Split(*arrays), Split(*arrays), ("a", "b", "c", "d"))
+    feed = MemoryFeed(config, data, data_mesh(devices))
+    got = make_evaluate(model, scale)(params, stats, feed.test_batches())
     for head in model.heads:
         expected = 100 * np.mean(np.argmax(logits[head], 1) == np.asarray(labels))
         assert 0 < expected < 100
@@ -43,9 +50,8 @@ def test_every_image_counts_once(network, batch_size, devices):
 
 def test_recalibration_is_the_mean_of_the_batches_statistics(network):
     model, params, stats, images, _ = network
-    recalibrate = make_recalibrate(model, lambda rng, x: scale(x), data_mesh())
-    indices = np.arange(16, dtype=np.int32).reshape(2, 8)
-    new = recalibrate(params, stats, images, indices, jax.random.key(0))
+    recalibrate = make_recalibrate(model, lambda rng, x: scale(x))
+    new = recalibrate(params, stats, [images[:8], images[8:16]], jax.random.key(0))
     kernel = params["backbone"]["stem_conv"]["kernel"]
     out = jax.lax.conv_general_dilated(
         scale(images[:16]), kernel, (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")

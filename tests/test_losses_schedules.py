@@ -1,17 +1,22 @@
-"""Losses, the teacher's average, schedules and optimizers against NumPy in float64."""
+"""Losses, the teacher's average and schedules against NumPy in float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
+from automix_jax.config import default_config
 from automix_jax.ema import ema_update
 from automix_jax.errors import ConfigError
-from automix_jax.losses import cross_entropy, mix_labels, soft_cross_entropy
-from automix_jax.models import create_model
-from automix_jax.optim import adamw, by_group, kernels, sgd
-from automix_jax.schedules import cosine_lr, ema_rate, mask_weight, warmed_up
+from automix_jax.losses import (
+    CROSS_ENTROPY,
+    Classification,
+    cross_entropy,
+    mix_labels,
+    soft_cross_entropy,
+)
+from automix_jax.schedules import chosen_steps, cosine_lr, ema_rate, mask_weight, warmed_up
+from automix_jax.train.build import make_lr
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -46,6 +51,71 @@ def test_losses_of_bfloat16_logits_are_float32():
     for loss in (cross_entropy(logits, labels), soft_cross_entropy(logits, jnp.eye(2)[labels])):
         assert loss.dtype == jnp.float32
         assert float(loss) == pytest.approx(expected, rel=1e-6)  # bfloat16 would be 4e-3 off
+
+
+def one_hot(labels, classes):
+    return np.eye(classes)[labels]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("name", ["ce", "bce"])
+def test_classification(float64, name, smoothing):
+    """Both losses by NumPy, against labels and against mixed labels, which are what they mix."""
+    classes, lam = 6, 0.3
+    logits = 3 * np.random.default_rng(0).standard_normal((4, classes))
+    own, partner = np.array([0, 1, 2, 2]), np.array([4, 1, 0, 3])
+
+    def loss(targets):
+        if name == "ce":
+            each = -targets * (logits - np.log(np.exp(logits).sum(1, keepdims=True)))
+        else:
+            p = 1 / (1 + np.exp(-logits))
+            each = -targets * np.log(p) - (1 - targets) * np.log(1 - p)
+        return each.sum(1).mean()
+
+    def smooth(labels):
+        return (1 - smoothing) * one_hot(labels, classes) + smoothing / classes
+
+    criterion = Classification(name, smoothing)
+    ours = criterion(jnp.asarray(logits), jnp.asarray(own))
+    np.testing.assert_allclose(ours, loss(smooth(own)), **EXACT)
+    mixed = mix_labels(jnp.asarray(own), jnp.asarray(partner), jnp.asarray(lam), classes)
+    ours = criterion(jnp.asarray(logits), mixed)
+    expected = lam * loss(smooth(own)) + (1 - lam) * loss(smooth(partner))
+    np.testing.assert_allclose(ours, expected, **EXACT)
+
+
+def test_plain_cross_entropy_is_the_default():
+    """To the bit, by the two functions for labels and for soft targets."""
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((8, 5)), jnp.float32)
+    labels = jnp.arange(8) % 5
+    assert Classification() == CROSS_ENTROPY
+    assert CROSS_ENTROPY(logits, labels) == cross_entropy(logits, labels)
+    targets = mix_labels(labels, labels[::-1], jnp.asarray(0.3), 5)
+    assert CROSS_ENTROPY(logits, targets) == soft_cross_entropy(logits, targets)
+
+
+def test_smoothed_targets_equal_timms(float64, vectors):
+    """The recorded target of timm's mixup, which smooths each label before it mixes the two."""
+    with np.load(vectors / "baselines_golden.npz") as file:
+        recorded, labels = file["timm_target_lam0.3_eps0.1_K6"], file["common_y"]
+    labels = jnp.asarray(labels) % 6
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((len(labels), 6)))
+    targets = mix_labels(labels, labels[::-1], jnp.asarray(0.3), 6)
+    ours = Classification(smoothing=0.1)(logits, targets)
+    np.testing.assert_allclose(ours, soft_cross_entropy(logits, jnp.asarray(recorded)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("name", ["ce", "bce"])
+def test_classification_of_bfloat16_is_float32(name, smoothing):
+    criterion = Classification(name, smoothing)
+    logits, labels = jnp.array([[2.0, 0.0], [100.0, -100.0]], jnp.bfloat16), jnp.array([1, 1])
+    wide = logits.astype(jnp.float32)
+    for targets in (labels, jnp.eye(2)[labels]):
+        loss = criterion(logits, targets)
+        assert loss.dtype == jnp.float32 and jnp.isfinite(loss)
+        assert loss == criterion(wide, targets)
 
 
 # -- teacher -----------------------------------------------------------------------------------
@@ -93,15 +163,15 @@ def test_ema_rate_of_the_released_code(float64):
 
 
 @pytest.mark.parametrize("total", [1000, 50_000, 400_000])
-def test_ema_rate_in_float32(total):
-    """The rate is right where 1 - m in float32 would be 5 % off."""
-    steps = np.linspace(0, total, 101).astype(int)
-    ours = at(ema_rate(total, **RELEASED), steps)
+@pytest.mark.parametrize("options", [{"start": 0.999, "end": 1.0, "hold": 0.0}, RELEASED])
+def test_ema_rate_in_float32(total, options):
+    """The rate of every step is right where 1 - m in float32 would be 5 % off."""
+    steps = np.arange(total + 1)
+    ours = at(ema_rate(total, **options), steps)
     assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours, 1 - momentum(steps, total, **RELEASED), rtol=1e-3)
-    # Towards momentum 1 the rate passes below rounding; what is left is of no consequence.
-    ours = at(ema_rate(total), steps)
-    np.testing.assert_allclose(ours, 1 - momentum(steps, total, 0.999, 1, 0), rtol=1e-3, atol=1e-10)
+    # Float64's own rounding of 1 - m is what is allowed beside float32's of the rate.
+    expected = 1 - momentum(steps, total, **options)
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=3e-16)
     assert (ours >= 0).all()
 
 
@@ -150,6 +220,54 @@ def test_learning_rate_by_what():
         cosine_lr(0.1, 0.0, epochs=1, steps_per_epoch=1, by="week")
 
 
+def test_warm_up(float64):
+    """The schedule's own value times a line from 1e-5 to 1; nothing changes without warm-up."""
+    cosine = cosine_lr(0.5, 0.1, epochs=10, steps_per_epoch=4, by="step")
+    steps = np.arange(40)
+    factor = np.minimum(1 - (1 - steps / 8) * (1 - 1e-5), 1)
+    np.testing.assert_allclose(at(warmed_up(cosine, 8), steps), factor * at(cosine, steps), **EXACT)
+    assert warmed_up(cosine, 0) is cosine
+
+
+# What the recipes have: (epochs, steps an epoch, by what, epochs of warm-up), then the student's
+# rates and MixBlock's, from and to.
+WHOLE_RUNS = {
+    "cifar": ((800, 500, "epoch", 0), (0.1, 0.0), (0.1, 0.05)),
+    "tiny": ((400, 1000, "epoch", 0), (0.2, 0.05), (0.1, 1e-3)),
+    "imagenet": ((100, 5004, "epoch", 0), (0.1, 0.0), (0.1, 1e-3)),
+    "deit": ((300, 1251, "step", 5), (1e-3, 1e-5), (1e-3, 1e-4)),
+    "swin": ((300, 1251, "step", 20), (1e-3, 1e-5), (1e-3, 1e-4)),
+    "cifar_swin": ((200, 500, "step", 20), (5e-4, 1e-4), (1e-3, 1e-4)),
+    "rsb_a2": ((300, 625, "epoch", 5), (5e-3, 1e-6), (5e-3, 0.0)),
+    "rsb_a3": ((100, 625, "epoch", 5), (8e-3, 1e-6), (8e-3, 0.0)),
+    "cub": ((200, 374, "epoch", 0), (1e-3, 0.0), (1e-2, 5e-4)),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_RUNS)
+def test_learning_rates_of_whole_runs(name):
+    """Every step in float32 has the formulas' value, to the last of it: rounding is all."""
+    (epochs, length, by, warmup), student, mixblock = WHOLE_RUNS[name]
+    config = default_config()
+    config.epochs = epochs
+    config.optimizer.update(
+        {"schedule": by, "warmup_epochs": float(warmup), "lr": student[0], "min_lr": student[1]}
+    )
+    config.optimizer.update({"mixblock_lr": mixblock[0], "mixblock_min_lr": mixblock[1]})
+    lr = make_lr(config, length)
+
+    t = np.arange(epochs * length)
+    done = t // length / epochs if by == "epoch" else t / t.size
+    cosine = np.cos(0.5 * np.pi * done) ** 2  # (1 + cos) / 2, which is too coarse in the tail
+    rise = np.minimum(1 - (1 - t / (warmup * length or 1)) * (1 - 1e-5), 1)
+    for group, (top, floor), factor in (("student", student, rise), ("mixblock", mixblock, 1)):
+        ours = at(lr[group], t)
+        assert ours.dtype == np.float32
+        if group == "student" and not warmup:
+            factor = 1
+        np.testing.assert_allclose(ours, factor * (floor + (top - floor) * cosine), rtol=1e-6)
+
+
 # -- weight of the mask loss -------------------------------------------------------------------
 
 
@@ -196,133 +314,17 @@ def test_unknown_mask_weight(unchecked):
         mask_weight("square", 0.1, 10)
 
 
-# -- optimizers --------------------------------------------------------------------------------
+# -- chosen steps --------------------------------------------------------------------------------
 
 
-def torch_sgd(weights, gradient, rates, momentum, weight_decay):
-    """`torch.optim.SGD` as its documentation writes it, without dampening."""
-    weights, buffer = weights.copy(), None
-    for rate in rates:
-        g = gradient(weights) + weight_decay * weights
-        buffer = g if buffer is None else momentum * buffer + g
-        weights -= rate * buffer
-        yield weights.copy()
-
-
-# Tolerances are the rounding of ten steps.
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
-def test_sgd_equals_pytorchs(float64, dtype, tolerance, momentum, weight_decay):
-    start = np.random.default_rng(0).standard_normal((3, 2))
-    rates = np.linspace(0.1, 0.01, 10)
-    table = jnp.asarray(rates, dtype)
-    tx = sgd(lambda step: table[step], momentum=momentum, weight_decay=weight_decay)
-    params = {"w": jnp.asarray(start, dtype)}
-    state = tx.init(params)
-
-    @jax.jit
-    def step(params, state):
-        updates, state = tx.update(jax.tree.map(jnp.sin, params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    for theirs in torch_sgd(start, np.sin, rates, momentum, weight_decay):
-        params, state = step(params, state)
-        assert params["w"].dtype == dtype
-        np.testing.assert_allclose(params["w"], theirs, rtol=0, atol=tolerance)
-
-
-def test_groups_do_not_touch_each_other(float64):
-    """Each group moves as under its own optimizer alone, whatever the other's gradient."""
-    rng = np.random.default_rng(0)
-    names = ("student", "mixblock")
-    params, grads, other = (
-        {name: {"w": jnp.asarray(rng.standard_normal(3))} for name in names} for _ in range(3)
-    )
-    groups = {
-        "student": sgd(0.1, momentum=0.9, weight_decay=0.1),
-        "mixblock": sgd(0.01, momentum=0.0, weight_decay=0.0),
-    }
-    tx = by_group(groups)
-
-    def two_steps(tx, params, grads):
-        state = tx.init(params)
-        for _ in range(2):
-            updates, state = tx.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
-        return params
-
-    both = two_steps(tx, params, grads)
-    for name in names:
-        alone = two_steps(groups[name], params[name], grads[name])
-        np.testing.assert_allclose(both[name]["w"], alone["w"], **EXACT)
-        assert np.abs(both[name]["w"] - params[name]["w"]).min() > 1e-4
-        changed = two_steps(tx, params, grads | {name: other[name]})
-        (rest,) = set(names) - {name}
-        np.testing.assert_array_equal(changed[rest]["w"], both[rest]["w"])
-        assert (changed[name]["w"] != both[name]["w"]).any()
-
-
-def torch_adamw(weights, gradient, rates, weight_decay):
-    """`torch.optim.AdamW` as its documentation writes it, with its default betas and epsilon."""
-    weights, mean, square = weights.copy(), 0.0, 0.0
-    for step, rate in enumerate(rates, 1):
-        g = gradient(weights)
-        weights *= 1 - rate * weight_decay
-        mean = 0.9 * mean + 0.1 * g
-        square = 0.999 * square + 0.001 * g**2
-        weights -= rate * mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
-        yield weights.copy()
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
-def test_adamw_equals_pytorchs(float64, dtype, tolerance):
-    """Kernels decay and biases do not."""
-    start = np.random.default_rng(0).standard_normal((3, 2))
-    rates = np.linspace(0.1, 0.01, 10)
-    table = jnp.asarray(rates, dtype)
-    tx = adamw(lambda step: table[step], weight_decay=0.05)
-    params = {"fc": {"kernel": jnp.asarray(start, dtype), "bias": jnp.asarray(start, dtype)}}
-    state = tx.init(params)
-
-    @jax.jit
-    def step(params, state):
-        updates, state = tx.update(jax.tree.map(jnp.sin, params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    decaying = torch_adamw(start, np.sin, rates, 0.05)
-    for kernel, bias in zip(decaying, torch_adamw(start, np.sin, rates, 0.0), strict=True):
-        params, state = step(params, state)
-        np.testing.assert_allclose(params["fc"]["kernel"], kernel, rtol=0, atol=tolerance)
-        np.testing.assert_allclose(params["fc"]["bias"], bias, rtol=0, atol=tolerance)
-
-
-@pytest.mark.parametrize("name", ["swin_t", "deit_t", "convnext_t"])
-def test_what_decays(name):
-    """Matrices of layers; no table, no token, no scale."""
-    model = create_model(name, num_classes=10)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
-    leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(kernels(shapes)), strict=True)
-    for leaf, decays in leaves:
-        assert decays == (leaf.ndim > 1 and leaf.shape[0] != 1 and leaf.shape[0] != 169)
-
-
-def test_clipping_reads_both_groups(float64):
-    """The common norm is 13: gradients shrink to 10/13 of themselves; below the limit they stay."""
-    params = {"student": {"w": jnp.zeros(2)}, "mixblock": {"w": jnp.zeros(1)}}
-    grads = {"student": {"w": jnp.array([3.0, 4.0])}, "mixblock": {"w": jnp.array([12.0])}}
-    plain = sgd(1.0, momentum=0.0, weight_decay=0.0)
-    for clip, share in ((10.0, 10 / 13), (14.0, 1.0), (0.0, 1.0)):
-        tx = by_group({"student": plain, "mixblock": plain}, clip)
-        updates, _ = tx.update(grads, tx.init(params), params)
-        for name, gradient in grads.items():
-            np.testing.assert_allclose(updates[name]["w"], -share * gradient["w"], **EXACT)
-
-
-def test_warm_up(float64):
-    """The schedule's own value times a line from 1e-5 to 1; nothing changes without warm-up."""
-    cosine = cosine_lr(0.5, 0.1, epochs=10, steps_per_epoch=4, by="step")
-    steps = np.arange(40)
-    factor = np.minimum(1 - (1 - steps / 8) * (1 - 1e-5), 1)
-    np.testing.assert_allclose(at(warmed_up(cosine, 8), steps), factor * at(cosine, steps), **EXACT)
-    assert warmed_up(cosine, 0) is cosine
+def test_chosen_steps():
+    """A share of them, independent from one step to the next, and other ones with another key."""
+    steps = np.arange(20_000)
+    chosen = at(chosen_steps(0.8, jax.random.key(0)), steps)
+    spread = np.sqrt(0.8 * 0.2 / steps.size)
+    assert abs(chosen.mean() - 0.8) < 4 * spread
+    other = at(chosen_steps(0.8, jax.random.key(1)), steps)
+    for a, b in ((chosen[1:], chosen[:-1]), (chosen, other)):
+        assert abs(np.corrcoef(a, b)[0, 1]) < 4 / np.sqrt(steps.size)
+    assert at(chosen_steps(1.0, jax.random.key(0)), steps).all()
+    assert not at(chosen_steps(0.0, jax.random.key(0)), steps).any()

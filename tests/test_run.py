@@ -2,18 +2,12 @@
 
 import json
 import os
-import random
 import re
-import time
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from tests import runs
-
-TIMES = ("time/seconds", "time/images_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +17,18 @@ def place(tmp_path_factory):
     return folder
 
 
+def arguments(place, name, *overrides):
+    return runs.arguments(place / "data.npz", place / name, *overrides)
+
+
 def run(place, name, *overrides):
-    argv = runs.arguments(place / "data.npz", place / name, *overrides)
-    return runs.finish(runs.start(argv, place / "cache"))
+    return runs.finish(runs.start(arguments(place, name, *overrides), place / "cache"))
+
+
+def kill_and_resume(place, name, seed, *overrides):
+    argv = arguments(place, name, *overrides)
+    step = runs.kill_and_resume(argv, argv, place / name, place / "cache", seed)
+    assert 0 < step <= 18
 
 
 # Six steps an epoch; checkpoints in the middle of them, so that a resumed run begins there.
@@ -40,25 +43,6 @@ def uninterrupted(place):
     return place / "whole", out
 
 
-def final_arrays(workdir, kind="last"):
-    """Every array of the last checkpoint, by path, as it lies on the disk."""
-    steps = [int(path.name) for path in (workdir / "checkpoints" / kind).iterdir()]
-    folder = workdir / "checkpoints" / kind / str(max(steps)) / "arrays"
-    tree = ocp.StandardCheckpointer().restore(folder.absolute())
-    return {
-        jax.tree_util.keystr(path): np.asarray(
-            jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else leaf
-        )
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }  # fmt: skip
-
-
-def records(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
-
-
 def test_what_a_run_leaves_behind(uninterrupted):
     workdir, out = uninterrupted
     summary = json.loads((workdir / "summary.json").read_text())
@@ -67,7 +51,7 @@ def test_what_a_run_leaves_behind(uninterrupted):
     }  # fmt: skip
     assert summary["steps"] == 18
     assert {"compile", "train", "evaluate", "checkpoint", "pictures"} <= set(summary["seconds"])
-    assert [record["epoch"] for record in records(workdir)] == [1, 2, 3]
+    assert [record["epoch"] for record in runs.records(workdir)] == [1, 2, 3]
     assert json.loads((workdir / "config.json").read_text())["epochs"] == 3
     assert sorted(path.name for path in (workdir / "samples").iterdir()) == [
         "epoch_002.png",
@@ -85,37 +69,12 @@ def test_learns(uninterrupted):
     assert summary["accuracy"]["student_mix"]["best"] > 40
 
 
-def kill_and_resume(place, name, seed, *overrides):
-    """Kills a run at a random time after its first checkpoint, and starts it again to the end."""
-    argv = runs.arguments(place / "data.npz", place / name, *overrides)
-    process = runs.start(argv, place / "cache")
-    checkpoints = place / name / "checkpoints/last"
-    while not (checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir())):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.005)
-    time.sleep(random.Random(seed).uniform(0, 0.4))
-    process.kill()
-    process.communicate()
-    code, out, err = run(place, name, *overrides)
-    assert code == 0, err
-    step = int(re.search(r"resuming at step (\d+) of 18", out).group(1))
-    assert 0 < step <= 18
-
-
-def assert_same_bits(place, name, workdir):
-    for kind in ("last", "best"):
-        ours, expected = final_arrays(place / name, kind), final_arrays(workdir, kind)
-        assert ours.keys() == expected.keys()
-        assert not [key for key in ours if not np.array_equal(ours[key], expected[key])]
-    assert records(place / name) == records(workdir)
-
-
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_killed_at_random_and_resumed_ends_with_the_same_bits(place, uninterrupted, seed):
     workdir, _ = uninterrupted
     name = f"killed{seed}"
     kill_and_resume(place, name, seed, STEPS)
-    assert_same_bits(place, name, workdir)
+    runs.assert_same_bits(place / name, workdir)
     first, second = (
         json.loads((path / "summary.json").read_text())["accuracy"]
         for path in (place / name, workdir)
@@ -132,11 +91,11 @@ def test_several_steps_in_a_dispatch(place, uninterrupted):
     code, _, err = run(place, "scanned", *options)
     assert code == 0, err
     kill_and_resume(place, "scanned_killed", 0, *options)
-    assert_same_bits(place, "scanned_killed", place / "scanned")
+    runs.assert_same_bits(place / "scanned_killed", place / "scanned")
     best = json.loads((place / "scanned/summary.json").read_text())["accuracy"]["student_mix"]
     saved = [int(path.name) for path in (place / "scanned/checkpoints/best").iterdir()]
     assert saved == [6 * best["best_epoch"]]
-    ours, expected = final_arrays(place / "scanned"), final_arrays(uninterrupted[0])
+    ours, expected = runs.final_arrays(place / "scanned"), runs.final_arrays(uninterrupted[0])
     for key in ours:
         np.testing.assert_allclose(ours[key], expected[key], rtol=0, atol=1e-4, err_msg=key)
 
@@ -146,11 +105,11 @@ def test_a_finished_run_started_again_changes_nothing(place, uninterrupted):
     before = {
         path: path.read_bytes() for path in workdir.rglob("checkpoints/**/*") if path.is_file()
     }
-    expected = records(workdir)
+    expected = runs.records(workdir)
     code, out, err = run(place, "whole", STEPS, "--config.run.sample_epochs=2")
     assert code == 0, err
     assert "resuming at step 18 of 18" in out
-    assert records(workdir) == expected
+    assert runs.records(workdir) == expected
     assert all(path.read_bytes() == data for path, data in before.items())
 
 

@@ -18,9 +18,10 @@ from automix_jax import config as config_lib
 from automix_jax import mixups, optim, schedules
 from automix_jax.automix import AutoMix
 from automix_jax.data import Facts
-from automix_jax.data.augment import augment, normalize
+from automix_jax.data.augment import augment, normalize, random_erase
 from automix_jax.errors import ConfigError
 from automix_jax.guide import Guide
+from automix_jax.losses import Classification
 from automix_jax.mixblock import MixBlock
 from automix_jax.mixup_training import AugMixTraining, MixupTraining
 from automix_jax.mixups.pixels import to_unit
@@ -28,7 +29,7 @@ from automix_jax.models import Classifier, create_model
 from automix_jax.objective import Objective
 from automix_jax.train import metrics as metrics_lib
 from automix_jax.train.state import TrainState, create_state
-from automix_jax.train.step import train_step
+from automix_jax.train.step import Preprocess, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Experiment:
         create_metrics: makes the metrics of no step yet.
         normalize: uint8 images to what the networks read.
         denormalize: its inverse, to floats from 0 to 255.
-        augment: (key, uint8 images) to augmented uint8 images.
+        preprocess: (key, uint8 training images) to what the networks read, augmented.
         lr: schedules of the learning rates, to be logged, by optimizer group.
     """
 
@@ -60,7 +61,7 @@ class Experiment:
     create_metrics: Callable[[], Collection]
     normalize: Callable[[Array], Array]
     denormalize: Callable[[Array], Array]
-    augment: Callable[[PRNGKeyArray, Array], Array]
+    preprocess: Preprocess
     lr: dict[str, optax.Schedule]
 
 
@@ -108,18 +109,8 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
     else:
         objective = make_automix(config, model, mixblock, config.epochs * steps_per_epoch)
     tx = make_optimizer(config, lr)
-    normalise = functools.partial(
-        normalize,
-        mean=config.data.mean,
-        std=config.data.std,
-        dtype=jnp.float32,
-    )
-    augmentation = functools.partial(
-        augment,
-        flip=config.data.flip,
-        padding=config.data.padding,
-        mode=config.data.padding_mode,
-    )
+    normalise = functools.partial(normalize, mean=config.data.mean, std=config.data.std)
+    preprocess = make_preprocess(config, normalise)
     create = jax.jit(
         functools.partial(
             create_state,
@@ -146,9 +137,10 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
             end=config.teacher.momentum_end,
             hold=config.teacher.hold,
         ),
-        preprocess=lambda rng, images: normalise(augmentation(rng, images)),
+        preprocess=preprocess,
         num_groups=config.num_groups,
         mesh=mesh,
+        accumulation=config.accumulation,
     )
     return Experiment(
         mesh=mesh,
@@ -163,16 +155,42 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
         ),
         normalize=normalise,
         denormalize=lambda images: 255 * to_unit(images, config.data.mean, config.data.std),
-        augment=augmentation,
+        preprocess=preprocess,
         lr=lr,
     )
 
 
+def make_preprocess(config: ConfigDict, normalise: Callable[[Array], Array]) -> Preprocess:
+    """What becomes of training images inside the step; streamed ones are cut and flipped before."""
+    data = config.data
+    augmentation = functools.partial(
+        augment,
+        flip=data.flip,
+        crop=data.crop,
+        padding=data.padding,
+        mode=data.padding_mode,
+        scale=data.scale,
+        ratio=data.ratio,
+        interpolation=data.interpolation,
+    )
+
+    def preprocess(rng: PRNGKeyArray, images: Array) -> Array:
+        if data.loading == "memory":
+            images = augmentation(rng, images)
+        images = normalise(images)
+        if data.erase:
+            images = random_erase(jax.random.fold_in(rng, 1), images, data.erase)
+        return images
+
+    return preprocess
+
+
 def make_run_steps(step: Callable, mesh: Mesh) -> jax.stages.Wrapped:
-    """Compiles the function that takes several steps in one dispatch, on data held by the device.
+    """Compiles the function that takes several steps in one dispatch, or one on a streamed batch.
 
     It maps (state, metrics, images, labels, indices [steps, B], variables of the guide) to the
-    state and metrics after the steps, and takes over the buffers of the first two.
+    state and metrics after the steps, and takes over the buffers of the first two. Without indices
+    images and labels are the batch of a single step.
     """
 
     def run_steps(
@@ -180,17 +198,21 @@ def make_run_steps(step: Callable, mesh: Mesh) -> jax.stages.Wrapped:
         metrics: Collection,
         images: UInt8[Array, "n h w c"],
         labels: Int[Array, " n"],
-        indices: Int[Array, "steps b"],
+        indices: Int[Array, "steps b"] | None,
         guide: PyTree,
     ) -> tuple[TrainState, Collection]:
+        def take(state, metrics, images, labels):
+            state, values = step(state, images, labels, guide)
+            return state, metrics_lib.update(metrics, values)
+
         def body(carry, batch):
-            state, metrics = carry
             batch = jax.lax.with_sharding_constraint(
                 batch, NamedSharding(mesh, PartitionSpec("data"))
             )
-            state, values = step(state, images[batch], labels[batch], guide)
-            return (state, metrics_lib.update(metrics, values)), None
+            return take(*carry, images[batch], labels[batch]), None
 
+        if indices is None:
+            return take(state, metrics, images, labels)
         if len(indices) == 1:  # XLA's CPU backend runs convolutions inside a loop 7 times slower
             return body((state, metrics), indices[0])[0]
         return jax.lax.scan(body, (state, metrics), indices)[0]
@@ -243,10 +265,15 @@ def make_mixup_objective(
     check_feature_maps(config, options, feature_maps, model.backbone.class_token)
     mix = mixups.create(name, **options)
     if name == "augmix":
-        return AugMixTraining(model, mix, config.method.jsd_weight)
+        return AugMixTraining(model, mix, config.method.jsd_weight, make_criterion(config))
     saliency = config_lib.needs(config) == "saliency"
     weight = config.method.clean_weight if saliency else 0.0
-    return MixupTraining(model, mix, saliency, weight, guide)
+    return MixupTraining(model, mix, saliency, weight, guide, make_criterion(config))
+
+
+def make_criterion(config: ConfigDict) -> Classification:
+    """The loss of classification."""
+    return Classification(config.loss.name, config.loss.smoothing)
 
 
 def check_feature_maps(
@@ -278,7 +305,7 @@ def make_automix(
     config: ConfigDict, model: Classifier, mixblock: MixBlock, total_steps: int
 ) -> AutoMix:
     """The objective of AutoMix."""
-    loss = config.mask_loss
+    loss, share = config.mask_loss, config.method.generate_share
     return AutoMix(
         model=model,
         mixblock=mixblock,
@@ -290,6 +317,10 @@ def make_automix(
         alpha=config.method.alpha,
         lam_margin=config.method.lam_margin,
         full_forward=config.teacher.full_forward,
+        criterion=make_criterion(config),
+        generates=(
+            schedules.chosen_steps(share, named_key(config.seed, "generate")) if share < 1 else None
+        ),
     )
 
 
@@ -314,15 +345,17 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optimizer of the student, and of MixBlock where there is one."""
     optimizer = config.optimizer
+    decay = optimizer.decay or ("all" if optimizer.name == "sgd" else "kernels")
+    decaying = {"weight_decay": optimizer.weight_decay, "decays": optim.DECAYS[decay]}
     momentum = {"student": optimizer.momentum, "mixblock": optimizer.mixblock_momentum}
 
     def make(group: str, schedule: optax.Schedule) -> optax.GradientTransformation:
-        if optimizer.name == "adamw":
-            return optim.adamw(schedule, weight_decay=optimizer.weight_decay)
-        return optim.sgd(schedule, momentum=momentum[group], weight_decay=optimizer.weight_decay)
+        if optimizer.name == "sgd":
+            return optim.sgd(schedule, momentum=momentum[group], **decaying)
+        return (optim.lamb if optimizer.name == "lamb" else optim.adamw)(schedule, **decaying)
 
-    groups = {group: make(group, schedule) for group, schedule in lr.items()}
-    return optim.by_group(groups, optimizer.clip)
+    clip = optimizer.clip or (optim.LAMB_CLIP if optimizer.name == "lamb" else 0.0)
+    return optim.by_group({group: make(group, schedule) for group, schedule in lr.items()}, clip)
 
 
 def check_network(

@@ -12,16 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from clu import parameter_overview
 from clu.metrics import Collection
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, PyTree
 from ml_collections import ConfigDict
 
 from automix_jax import config as config_lib
 from automix_jax.automix import AutoMix
-from automix_jax.data import Dataset, batch_indices, load_dataset
+from automix_jax.data import batch_indices
 from automix_jax.errors import ConfigError, NumbersError
 from automix_jax.evaluate import samples
 from automix_jax.evaluate.accuracy import make_evaluate
@@ -29,8 +27,16 @@ from automix_jax.mixup_training import AugMixTraining, MixupTraining
 from automix_jax.train import guiding, warm_start
 from automix_jax.train import metrics as metrics_lib
 from automix_jax.train import workdir as workdir_lib
-from automix_jax.train.build import Experiment, build, compute_dtype, named_key, replicated
+from automix_jax.train.build import (
+    Experiment,
+    build,
+    compute_dtype,
+    make_mesh,
+    named_key,
+    replicated,
+)
 from automix_jax.train.checkpoint import Checkpoints, template
+from automix_jax.train.feed import Feed, open_feed
 from automix_jax.train.logging import Logger
 from automix_jax.train.state import TrainState
 from automix_jax.train.teacher import make_teacher_stats
@@ -57,29 +63,31 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             " devices that it sees: start one."
         )
     config_lib.validate(config, jax.device_count())
-    dataset = load_dataset(
-        config.data.name, config.data.path or None, config.data.image_size or None
-    )
     workdir = Path(workdir).expanduser()
     config, pretrained = warm_start.settle(config, workdir)
     config, guide = guiding.settle(config, workdir)
-    experiment = build(config, dataset.facts)
-    if guide is not None:
-        guiding.check(experiment, guide, dataset.facts.image_shape)
-    if pretrained is not None:
-        warm_start.check(experiment, pretrained)
-    config = _resolve(config, len(dataset.train.labels) // config.batch_size)
-    workdir_lib.claim(workdir, config, dataset.facts)
-    if guide is not None:
-        guiding.keep(workdir, guide)
-    return _Run(config, workdir, dataset, experiment, pretrained, guide).train()
+    feed = open_feed(config, make_mesh(), workdir)
+    with contextlib.closing(feed):
+        experiment = build(config, feed.facts)
+        if guide is not None:
+            guiding.check(experiment, guide, feed.facts.image_shape)
+        if pretrained is not None:
+            warm_start.check(experiment, pretrained)
+        config = _resolve(config, feed)
+        workdir_lib.claim(workdir, config, feed.facts)
+        if guide is not None:
+            guiding.keep(workdir, guide)
+        return _Run(config, workdir, feed, experiment, pretrained, guide).train()
 
 
-def _resolve(config: ConfigDict, steps_per_epoch: int) -> ConfigDict:
+def _resolve(config: ConfigDict, feed: Feed) -> ConfigDict:
     """Settles what depends on the hardware, so that a run that moves to another is not resumed."""
     config = config.copy_and_resolve_references()
     config.compute_dtype = compute_dtype(config).name
-    if not config.steps_per_dispatch and jax.default_backend() == "cpu":
+    steps_per_epoch = feed.facts.train_images // config.batch_size
+    if feed.max_steps:
+        config.steps_per_dispatch = feed.max_steps
+    elif not config.steps_per_dispatch and jax.default_backend() == "cpu":
         config.steps_per_dispatch = 1
     elif not config.steps_per_dispatch:
         # The longest that divides an epoch, so that one program will do.
@@ -96,31 +104,24 @@ class _Run:
         self,
         config: ConfigDict,
         workdir: Path,
-        dataset: Dataset,
+        feed: Feed,
         experiment: Experiment,
         pretrained: Pretrained | None,
         guide: Pretrained | None,
     ):
         self.config, self.workdir = config, workdir
-        self.dataset, self.experiment = dataset, experiment
+        self.feed, self.experiment = feed, experiment
         self.pretrained = pretrained
-        self.steps_per_epoch = len(dataset.train.labels) // config.batch_size
+        self.steps_per_epoch = feed.facts.train_images // config.batch_size
         self.total_steps = config.epochs * self.steps_per_epoch
         self.seconds: dict[str, float] = collections.defaultdict(float)
         self.best = -math.inf
         self.programs: dict[int, jax.stages.Compiled] = {}
 
-        everywhere = replicated(experiment.mesh)
-        self.images, self.labels = jax.device_put(
-            (dataset.train.images, dataset.train.labels), everywhere
+        self.guide = jax.device_put(
+            guiding.variables(guide) if guide else None, replicated(experiment.mesh)
         )
-        self.test_images, self.test_labels = jax.device_put(
-            (dataset.test.images, dataset.test.labels), everywhere
-        )
-        self.guide = jax.device_put(guiding.variables(guide) if guide else None, everywhere)
-        self.evaluate = make_evaluate(
-            experiment.model, experiment.normalize, experiment.mesh, config.eval.batch_size
-        )
+        self.evaluate = make_evaluate(experiment.model, experiment.normalize)
         self.teacher_stats = make_teacher_stats(config, experiment)
 
     def train(self) -> dict[str, Any]:
@@ -142,15 +143,10 @@ class _Run:
                     count = self.next_dispatch(step)
                     with self.clock("compile"):
                         run_steps = self.compiled(count)
+                    with self.clock("input"):
+                        inputs = self.feed.dispatch(step, count)
                     with self.clock("train"):
-                        state, metrics = run_steps(
-                            state,
-                            metrics,
-                            self.images,
-                            self.labels,
-                            self.indices(step, count),
-                            self.guide,
-                        )
+                        state, metrics = run_steps(state, metrics, *inputs, self.guide)
                         jax.block_until_ready(metrics)
                     step += count
                     self.show_progress(logger, metrics, step)
@@ -188,21 +184,21 @@ class _Run:
         with self.clock("compile"):
             state = self.experiment.create(rng)
             if self.pretrained is not None:
-                classes, mesh = self.dataset.num_classes, self.experiment.mesh
+                classes, mesh = self.feed.facts.num_classes, self.experiment.mesh
                 state = warm_start.start_from(state, self.pretrained, classes, mesh)
             jax.block_until_ready(state)
         return state, self.experiment.create_metrics()
 
     def introduce(self, logger: Logger, state: TrainState, step: int) -> None:
         """Says what is about to be trained, on what."""
-        config, data = self.config, self.dataset
+        config, data = self.config, self.feed.facts
         counts = {
             name: parameter_overview.count_parameters(params)
             for name, params in state.params.items()
         }
         logger.say(
-            f"{config.method.name} on {data.name}: {len(data.train.labels):,} training and"
-            f" {len(data.test.labels):,} test images of {data.num_classes} classes,"
+            f"{config.method.name} on {data.name}: {data.train_images:,} training and"
+            f" {data.test_images:,} test images of {data.num_classes} classes,"
             f" {config.epochs} epochs of {self.steps_per_epoch} steps"
         )
         logger.say(
@@ -247,22 +243,9 @@ class _Run:
         return self.experiment.run_steps.lower(
             template(state, everywhere),
             template(jax.eval_shape(self.experiment.create_metrics), everywhere),
-            self.images,
-            self.labels,
-            self.indices(0, count),
+            *self.feed.template(count),
             self.guide,
         ).compile()
-
-    def indices(self, step: int, count: int) -> jax.Array:
-        """Which images the next steps take, [count, B]."""
-        order = [
-            batch_indices(
-                self.config.seed, step + i, self.config.batch_size, len(self.dataset.train.labels)
-            )
-            for i in range(count)
-        ]
-        sharding = NamedSharding(self.experiment.mesh, PartitionSpec(None, "data"))
-        return jax.device_put(np.stack(order).astype(np.int32), sharding)
 
     def checkpoint_due(self, step: int, count: int) -> bool:
         """Whether a multiple of the checkpoint interval lies among the last `count` steps."""
@@ -313,7 +296,7 @@ class _Run:
                 path = self.draw_samples(state, epoch)
             logger.picture("samples", path, step)
         record["time/seconds"] = sum(self.seconds.values())
-        record["time/images_per_second"] = step * config.batch_size / self.seconds["train"]
+        record["time/images_per_second"] = self.rate(step)
         logger.write(record)
         logger.say(self.epoch_line(record))
         return best
@@ -334,10 +317,10 @@ class _Run:
         """The metrics of every head of both networks on the test images."""
         networks = {"student": (state.params["student"], state.student_stats)}
         if state.teacher:
-            networks["teacher"] = (state.teacher, self.teacher_stats(state, self.images))
+            networks["teacher"] = (state.teacher, self.teacher_stats(state, self.feed))
         result = {}
         for network, (params, stats) in networks.items():
-            values = self.evaluate(params, stats, self.test_images, self.test_labels)
+            values = self.evaluate(params, stats, self.feed.test_batches())
             for name, value in values.items():
                 kind, head = name.split("_", 1)
                 result[f"{kind}_{network}_{head}"] = value
@@ -355,9 +338,10 @@ class _Run:
 
     def draw_samples(self, state: TrainState, epoch: int) -> Path:
         """Draws the same test images at every call."""
-        chosen = batch_indices(0, 0, min(64, len(self.test_labels)), len(self.test_labels))
-        images, labels = self.dataset.test.images[chosen], self.dataset.test.labels[chosen]
-        names = [self.dataset.class_names[label] for label in labels]
+        facts = self.feed.facts
+        chosen = batch_indices(0, 0, min(64, facts.test_images), facts.test_images)
+        images, labels = self.feed.test_examples(chosen)
+        names = [facts.class_names[label] for label in labels]
         path = self.workdir / "samples" / f"epoch_{epoch:03d}.png"
         path.parent.mkdir(exist_ok=True)
         x, y = jax.device_put((images, labels), replicated(self.experiment.mesh))
@@ -366,13 +350,12 @@ class _Run:
 
     def summarize(self, logger: Logger, state: TrainState) -> dict[str, Any]:
         """Writes summary.json and prints the table."""
-        train_seconds = self.seconds["train"]
         summary = {
             "headline": self.config.eval.headline,
             "accuracy": workdir_lib.accuracies(logger.records, config_lib.evaluated(self.config)),
             "epochs": self.config.epochs,
             "steps": int(state.step),
-            "images_per_second": self.total_steps * self.config.batch_size / train_seconds,
+            "images_per_second": self.rate(self.total_steps),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "parameters": {
                 name: int(parameter_overview.count_parameters(params))
@@ -393,6 +376,10 @@ class _Run:
         if (self.workdir / "samples").is_dir():
             logger.say(f"pictures of mixed images: {self.workdir / 'samples'}")
         return summary
+
+    def rate(self, steps: int) -> float:
+        """Images per second of training, with what it waits for them."""
+        return steps * self.config.batch_size / (self.seconds["train"] + self.seconds["input"])
 
     @contextlib.contextmanager
     def clock(self, name: str) -> Iterator[None]:

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Shaped
@@ -32,6 +33,7 @@ def train_step(
     preprocess: Preprocess,
     num_groups: int,
     mesh: Mesh,
+    accumulation: int = 1,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Takes one step: losses, gradients, update, teacher.
 
@@ -48,6 +50,9 @@ def train_step(
             otherwise the compiler splits the arrays inside the groups, at the price of more
             communication.
         mesh: one axis, "data".
+        accumulation: parts in which each device takes its groups, one after the other, which it
+            has to divide. The numbers stay the same, and the activations of one part are all that
+            is held at a time.
 
     Returns:
         The state after the step and the metrics, means over the batch.
@@ -66,8 +71,27 @@ def train_step(
         )
         return grads, outcome.student_stats, outcome.teacher_stats, outcome.metrics
 
+    def accumulated(params: PyTree, frozen: Frozen, images, labels, rngs, step):
+        """The same as the mean over parts of the groups: every result is a mean over groups."""
+        if accumulation == 1:
+            return gradients(params, frozen, images, labels, rngs, step)
+        parts = jax.tree.map(
+            lambda x: x.reshape(accumulation, -1, *x.shape[1:]), (images, labels, rngs)
+        )
+
+        def of_part(part):
+            return gradients(params, frozen, *part, step)
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, of_part(part)), None
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_part, first))
+        total, _ = jax.lax.scan(add, zeros, parts)
+        return jax.tree.map(lambda x: x / accumulation, total)
+
     def reduced(*arguments):
-        return jax.lax.pmean(gradients(*arguments), "data")  # all that crosses the wire, at once
+        return jax.lax.pmean(accumulated(*arguments), "data")  # all that crosses the wire, at once
 
     if num_groups % mesh.size == 0:
         whole, split = PartitionSpec(), PartitionSpec("data")
@@ -76,7 +100,7 @@ def train_step(
             reduced, mesh=mesh, in_specs=in_specs, out_specs=whole, check_vma=False
         )
     else:
-        compute = gradients
+        compute = accumulated
 
     rngs = jax.random.split(jax.random.fold_in(state.rng, state.step), num_groups)
     frozen = Frozen(state.teacher, state.student_stats, state.teacher_stats, guide)

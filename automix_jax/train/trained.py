@@ -17,6 +17,7 @@ from automix_jax.models.backbone import Backbone
 from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.build import Experiment, build, make_mesh, named_key, replicated
 from automix_jax.train.checkpoint import Checkpoints, template
+from automix_jax.train.feed import open_feed
 from automix_jax.train.logging import read_records
 from automix_jax.train.state import TrainState
 from automix_jax.train.teacher import make_teacher_stats
@@ -135,9 +136,9 @@ def load_run(
     if network == "teacher":
         params, stats = state.teacher, state.teacher_stats
         if stats:
-            dataset = load_data(config, facts, _WHY_DATA)
-            images = jax.numpy.asarray(dataset.train.images)
-            stats = make_teacher_stats(config, restored.experiment)(state, images)
+            with contextlib.closing(open_feed(config, restored.experiment.mesh)) as feed:
+                _check_facts(config, feed.facts, facts, _WHY_DATA)
+                stats = make_teacher_stats(config, restored.experiment)(state, feed)
     variables = {"params": {**params["backbone"], "head": params[f"head_{head}"]}}
     if stats:
         variables["batch_stats"] = stats["backbone"]
@@ -167,11 +168,14 @@ def load_data(config: ConfigDict, facts: Facts, why: str) -> Dataset:
     """
     data = config.data
     dataset = load_dataset(data.name, data.path or None, data.image_size or None)
-    if dataset.facts != facts:
-        raise DataError(
-            f"the data of {data.name} ({data.path or 'embedded'}) is not that of the run, {why}."
-        )
+    _check_facts(config, dataset.facts, facts, why)
     return dataset
+
+
+def _check_facts(config: ConfigDict, found: Facts, expected: Facts, why: str) -> None:
+    if found != expected:
+        where = config.data.path or "embedded"
+        raise DataError(f"the data of {config.data.name} ({where}) is not that of the run, {why}.")
 
 
 def _accuracies(workdir: Path, step: int) -> dict[str, float]:

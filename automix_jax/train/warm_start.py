@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from automix_jax import config as config_lib
 from automix_jax import weights
+from automix_jax.errors import WeightsError
 from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.build import Experiment, named_key
 from automix_jax.train.state import TrainState
@@ -37,6 +38,12 @@ def settle(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, weights.Pretr
         pretrained = None
     else:
         options = config_lib.architecture(config)
+        if not Path(config.init_from).expanduser().exists():
+            raise WeightsError(
+                f"config.init_from is {config.init_from}, where nothing is: import weights by"
+                f" `automix import-weights FILE --model {config.model.name} --out"
+                f" {config.init_from}`, or start from scratch (--config.init_from=)."
+            )
         pretrained = weights.load(config.init_from, config.model.name, **options)
         decided = pretrained.options
     for option, value in decided.items():

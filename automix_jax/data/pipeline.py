@@ -1,0 +1,378 @@
+"""Batches of images that are read, decoded and augmented as they are needed.
+
+A batch is a function of (seed, step) alone: which images it holds, and every random number of their
+augmentation. So a run goes on from any step with any number of workers, and with the images split
+among any number of processes, and there is no state of the input to save but the step.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from automix_jax.data.order import batch_indices
+from automix_jax.data.records import Records
+from automix_jax.errors import DataError
+
+T = TypeVar("T")
+
+_CHUNK = 32  # images that a worker hands over at once: large enough to hide the cost of it
+_TRIES = 20  # readable images are looked for among so many after an unreadable one
+
+
+@dataclasses.dataclass(frozen=True)
+class BadImage:
+    """An image that cannot be read.
+
+    Attributes:
+        index: in its split.
+        name: of the file or record.
+        reason: what is wrong with it.
+    """
+
+    index: int
+    name: str
+    reason: str
+
+
+class Batch(NamedTuple):
+    """A batch as it leaves the host, or the part of one that a process holds.
+
+    Attributes:
+        images: uint8 [b, S, S, C].
+        labels: int32 [b].
+        valid: bool [b], False for what only fills up the last batch, and unreadable test images.
+        bad: what could not be read; in its place stands another image.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    valid: np.ndarray
+    bad: tuple[BadImage, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The part of every batch that one of several processes reads.
+
+    Attributes:
+        index: of the process.
+        count: of processes; divides the batch size.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def take(self, values: np.ndarray) -> np.ndarray:
+        """The share [b / count, ...] of something of a batch [b, ...]."""
+        size = len(values) // self.count
+        return values[self.index * size : (self.index + 1) * size]
+
+
+def train_batches(
+    records: Records,
+    transform: Callable[..., np.ndarray],
+    order: Callable[[int], np.ndarray],
+    *,
+    seed: int,
+    num_classes: int,
+    batch_size: int,
+    steps: range,
+    workers: int = 0,
+    shard: Shard = Shard(),
+) -> Generator[Batch]:
+    """Yields the augmented training batches of some consecutive steps.
+
+    An unreadable image is replaced by the next one of the dataset that can be read, and named in
+    the batch.
+
+    Args:
+        records: of the training split.
+        transform: (image, generator, name) to uint8 [S, S, C], see `TrainTransform`.
+        order: step to the indices of its whole batch, int64 [batch_size]; can be pickled.
+        seed: of the augmentation.
+        num_classes: K.
+        batch_size: images a batch, of all processes together.
+        steps: which batches.
+        workers: processes that read them; 0 for threads of this process.
+        shard: the part of each batch to read.
+
+    Raises:
+        DataError: if a label is out of range, or many images in a row are unreadable.
+    """
+    load = _LoadTrain(records, transform, order, seed, num_classes, batch_size, shard)
+    local = batch_size // shard.count
+    positions = range(steps.start * local, steps.stop * local)
+    return _batches(load, positions, local, workers)
+
+
+def test_batches(
+    records: Records,
+    transform: Callable[..., np.ndarray],
+    *,
+    num_classes: int,
+    batch_size: int,
+    workers: int = 0,
+    shard: Shard = Shard(),
+) -> Generator[Batch]:
+    """Yields the whole test split again and again, its last batch filled up.
+
+    Args:
+        records: of the test split.
+        transform: (image, name) to uint8 [S, S, C], see `TestTransform`.
+        num_classes: K.
+        batch_size: images a batch, of all processes together.
+        workers: processes that read them; 0 for threads of this process.
+        shard: the part of each batch to read.
+
+    Raises:
+        DataError: if a label is out of range, or many images in a row are unreadable.
+    """
+    load = _LoadTest(records, transform, num_classes, batch_size, shard)
+    local = batch_size // shard.count
+    passes = 10**6  # more than anybody evaluates
+    positions = range(passes * num_test_batches(records, batch_size) * local)
+    return _batches(load, positions, local, workers)
+
+
+def num_test_batches(records: Records, batch_size: int) -> int:
+    """How many batches hold a whole split."""
+    return -(-len(records) // batch_size)
+
+
+def prefetch(batches: Generator[Batch], put: Callable[[Batch], T], depth: int = 2) -> Generator[T]:
+    """Puts batches on the devices in a thread, `depth` of them ahead of the one that is used."""
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+
+    def fetch() -> T | None:
+        batch = next(batches, None)
+        return None if batch is None else put(batch)
+
+    try:
+        ahead = collections.deque(pool.submit(fetch) for _ in range(depth))
+        while (item := ahead.popleft().result()) is not None:
+            ahead.append(pool.submit(fetch))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+        batches.close()
+
+
+def read_examples(
+    records: Records, indices: Sequence[int] | np.ndarray, transform: Callable[..., np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads some examples, each unreadable one replaced by the next.
+
+    Args:
+        records: of a split.
+        indices: of the examples.
+        transform: (image, name) to uint8 [S, S, C].
+
+    Returns:
+        Images uint8 [n, S, S, C] and labels int32 [n].
+
+    Raises:
+        DataError: if many images in a row are unreadable.
+    """
+    elements = [_read(records, int(index), transform) for index in indices]
+    batch = _stack(elements)
+    return batch.images, batch.labels
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOrder:
+    """The order of training as a function of the step, for `train_batches`; see `batch_indices`."""
+
+    seed: int
+    batch_size: int
+    size: int
+    repeats: int = 1
+    num_groups: int = 1
+
+    def __call__(self, step: int) -> np.ndarray:
+        """The indices of a step's batch, int64 [batch_size]."""
+        return batch_indices(
+            self.seed,
+            step,
+            self.batch_size,
+            self.size,
+            repeats=self.repeats,
+            num_groups=self.num_groups,
+        )
+
+
+class _Element(NamedTuple):
+    """One image on its way into a batch."""
+
+    image: np.ndarray  # uint8 [S, S, C]
+    label: int
+    name: str
+    valid: bool
+    bad: tuple[BadImage, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadTrain:
+    """Position in a process's stream of training images -> element."""
+
+    records: Records
+    transform: Callable[..., np.ndarray]
+    order: Callable[[int], np.ndarray]
+    seed: int
+    num_classes: int
+    batch_size: int
+    shard: Shard
+
+    def __call__(self, position: int) -> _Element:
+        step, place = divmod(position, self.batch_size // self.shard.count)
+        slots = self.shard.take(np.arange(self.batch_size))
+        slot = int(slots[place])
+        index = int(self.order(step)[slot])
+        key = np.array([self.seed, step * self.batch_size + slot], np.uint64)
+
+        def read(image: Any, name: str) -> np.ndarray:
+            # The order of the data has the same kind of key, hence another counter.
+            generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, 1]))
+            return self.transform(image, generator, name)
+
+        return _check_label(_read(self.records, index, read), self.num_classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadTest:
+    """Position in a process's stream of test images -> element."""
+
+    records: Records
+    transform: Callable[..., np.ndarray]
+    num_classes: int
+    batch_size: int
+    shard: Shard
+
+    def __call__(self, position: int) -> _Element:
+        batch, place = divmod(position, self.batch_size // self.shard.count)
+        batch %= num_test_batches(self.records, self.batch_size)
+        index = batch * self.batch_size + int(self.shard.take(np.arange(self.batch_size))[place])
+        last = len(self.records) - 1
+        element = _read(self.records, min(index, last), self.transform)
+        element = _check_label(element, self.num_classes)
+        return element._replace(valid=index <= last and not element.bad)
+
+
+def _read(records: Records, index: int, read: Callable[[Any, str], np.ndarray]) -> _Element:
+    """The example of this index, or the next that can be read."""
+    bad: list[BadImage] = []
+    for attempt in range(min(_TRIES, len(records))):
+        example = records[(index + attempt) % len(records)]
+        try:
+            image = read(example.image, example.name)
+            return _Element(image, example.label, example.name, True, tuple(bad))
+        except DataError as error:
+            bad.append(BadImage((index + attempt) % len(records), example.name, str(error)))
+    raise DataError(
+        f"{len(bad)} images in a row cannot be read, the first of them {bad[0].name}"
+        f" ({bad[0].reason}): `automix data check PATH --deep` lists what is wrong."
+    )
+
+
+def _check_label(element: _Element, num_classes: int) -> _Element:
+    """Raises a DataError if the label is none of the classes."""
+    if not 0 <= element.label < num_classes:
+        raise DataError(
+            f"{element.name} has the label {element.label}, outside 0..{num_classes - 1} for"
+            f" {num_classes} classes: mend the label, or remove the image."
+        )
+    return element
+
+
+def _batches(
+    load: Callable[[int], _Element], positions: range, batch_size: int, workers: int
+) -> Generator[Batch]:
+    """The elements of positions, in order, as batches of `batch_size`."""
+    import grain
+
+    chunk = max(n for n in range(1, min(_CHUNK, batch_size) + 1) if batch_size % n == 0)
+    # Chunks are dealt out to the workers in turn and come back in the same turn, so their order
+    # does not depend on how many there are.
+    elements = grain.MapDataset.range(positions.start, positions.stop).map(load)
+    chunks = elements.batch(chunk, batch_fn=_stack)
+    per_worker = max(1, 2 * batch_size // chunk // max(workers, 1))
+    threads = grain.ReadOptions(
+        num_threads=1 if workers else num_cores(), prefetch_buffer_size=per_worker if workers else 8
+    )
+    stream = chunks.to_iter_dataset(threads)
+    if workers:
+        _parse_flags()
+        stream = stream.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_worker),
+            worker_init_fn=_end_with_parent,
+        )
+    return _joined(stream.batch(batch_size // chunk, batch_fn=_join))
+
+
+def _joined(stream: Any) -> Generator[Batch]:
+    """The batches of a Grain dataset, whose workers end with the generator."""
+    iterator = iter(stream)
+    try:
+        while (batch := next(iterator, None)) is not None:
+            yield batch
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):
+            raise
+        raise DataError(
+            f"a process that reads images was killed ({error}): lower config.run.workers if memory"
+            " is short; the same command resumes the last checkpoint."
+        ) from error
+    finally:
+        iterator.close()
+
+
+def _stack(elements: Sequence[_Element]) -> Batch:
+    """A batch of elements."""
+    return Batch(
+        np.stack([element.image for element in elements]),
+        np.array([element.label for element in elements], np.int32),
+        np.array([element.valid for element in elements]),
+        tuple(bad for element in elements for bad in element.bad),
+    )
+
+
+def _join(batches: Sequence[Batch]) -> Batch:
+    """One batch of several."""
+    return Batch(
+        np.concatenate([batch.images for batch in batches]),
+        np.concatenate([batch.labels for batch in batches]),
+        np.concatenate([batch.valid for batch in batches]),
+        tuple(bad for batch in batches for bad in batch.bad),
+    )
+
+
+def num_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Ends this worker with the process that it works for, even where that is killed."""
+    del worker, workers
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _parse_flags() -> None:
+    """Lets Grain read its flags outside `absl.app`: it starts no worker before they are parsed."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
