@@ -32,6 +32,7 @@ from automix_jax.errors import AutoMixError, ConfigError
 from automix_jax.models import list_models, model_options
 from automix_jax.train.build import build, compute_dtype, named_key, replicated
 from automix_jax.train.metrics import compute
+from automix_jax.validation import validate
 
 SMALL = ("resnet8", "wrn28_8", "wrn28_10")  # for images of 32 x 32
 CLASSES = {32: 100, 224: 1000}
@@ -76,7 +77,7 @@ def make_config(network: Network, method: str, args: argparse.Namespace) -> Conf
     config.teacher.momentum = 1.0
     config.optimizer.lr = 0.01
     config.optimizer.mixblock_lr = args.mixblock_lr
-    config_lib.validate(config, jax.device_count())
+    validate(config, jax.device_count())
     return config
 
 

@@ -33,6 +33,7 @@ from rich.table import Table
 from automix_jax import config as config_lib
 from automix_jax import mixups
 from automix_jax.errors import AutoMixError, ConfigError
+from automix_jax.validation import validate
 from configs import common
 
 PRESETS = {
@@ -89,7 +90,7 @@ def make_config(args: argparse.Namespace, method: str) -> ConfigDict:
     config = steps.make_config(args)
     common.set_method(config, method, "cifar" if args.image_size <= 64 else "imagenet")
     config.guide.weights = "random"  # they stay as the state is made
-    config_lib.validate(config, jax.device_count())
+    validate(config, jax.device_count())
     return config
 
 

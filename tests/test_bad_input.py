@@ -66,6 +66,50 @@ def test_bad_argument(data, tmp_path, capsys, override, parts):
     assert not workdir.exists()
 
 
+STREAM = ("--config.data.loading=stream", "--config.data.image_size=8")
+CROPPED = (*STREAM, "--config.data.crop=random_resized")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["--config.data.loading=disk"], ["config.data.loading is 'disk'", "memory, stream"]),
+        (["--config.data.loading=stream"], ["config.data.image_size is 0", "224"]),
+        (
+            ["--config.data.rand_augment=rand-m9-mstd0.5-inc1"],
+            ["config.data.rand_augment is 'rand-m9", "config.data.loading to stream"],
+        ),
+        (["--config.data.test_size=4"], ["config.data.test_size is 4", "loading to stream"]),
+        ([*STREAM, "--config.data.rand_augment=rand-x9"], ["config.data.rand_augment", "rand-x9"]),
+        (
+            [*STREAM, "--config.data.rand_augment=rand-m9", "--config.data.color_jitter=0.4"],
+            ["config.data.color_jitter is 0.4", "jitter to 0"],
+        ),
+        ([*STREAM, "--config.data.test_resize=4"], ["config.data.test_resize is 4", "8 pixels"]),
+        ([*STREAM, "--config.data.crop=center"], ["config.data.crop is 'center'", "padded"]),
+        (
+            [*CROPPED, "--config.data.scale=(0.5,0.1)"],
+            ["config.data.scale is (0.5, 0.1)", "least and the greatest"],
+        ),
+        (
+            [*CROPPED, "--config.data.scale=(0.5,2.0)"],
+            ["config.data.scale is (0.5, 2.0)", "such as (0.08, 1.0)"],
+        ),
+        ([*STREAM, "--config.data.resize=16"], ["config.data.resize", "random_resized"]),
+        ([*STREAM, "--config.run.workers=-2"], ["config.run.workers is -2", "-1"]),
+        (["--config.data.erase=2.0"], ["config.data.erase is 2.0", "within 0 and 1"]),
+        (["--config.data.repeats=0"], ["config.data.repeats is 0", "above 0"]),
+    ],
+)
+def test_bad_data_fields(data, tmp_path, capsys, overrides, parts):
+    code, message = fails([*runs.arguments(data, tmp_path / "run"), *overrides], capsys)
+    assert code == 2
+    assert message.startswith("error: ") and message.count("\n") == 1
+    for part in parts:
+        assert part in message
+    assert not (tmp_path / "run").exists()
+
+
 def test_groups_that_do_not_divide_the_batch(data, tmp_path, capsys):
     argv = runs.arguments(data, tmp_path / "run", "--config.batch_size=16")
     code, message = fails([*argv, "--config.num_groups=3"], capsys)

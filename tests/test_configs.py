@@ -13,6 +13,7 @@ from automix_jax.data.dataset import Dataset, Facts, Split
 from automix_jax.errors import ConfigError
 from automix_jax.objective import Frozen
 from automix_jax.train.build import build
+from automix_jax.validation import validate, validate_data
 from tests.runs import ROOT
 
 SHARED = {"__init__", "common", "methods", "paper", "released"}
@@ -67,15 +68,15 @@ ALL = [(recipe, argument) for recipe in RECIPES for argument in arguments(recipe
 def test_recipe_is_valid(recipe, argument, variant):
     """On 1 and 8 devices; a batch of 100 divides among 1, 2, 4 and 5, and is refused on 8."""
     config = load(recipe, f"{argument},variant={variant}")
-    config_lib.validate_data(config, facts_of(config))
-    config_lib.validate(config, 1)
+    validate_data(config, facts_of(config))
+    validate(config, 1)
     if config.batch_size == 100:
         assert recipe.startswith(("cifar", "tiny_imagenet", "folder"))
-        config_lib.validate(config, 4 if config.num_groups == 1 else 2)
+        validate(config, 4 if config.num_groups == 1 else 2)
         with pytest.raises(ConfigError, match=r"devices \(8\) does not divide: use 96 or 104"):
-            config_lib.validate(config, 8)
+            validate(config, 8)
     else:
-        config_lib.validate(config, 8)
+        validate(config, 8)
 
 
 # What is built of each, and what is traced. Recipes with the same network on another dataset, or of
@@ -209,9 +210,9 @@ def test_every_method_in_every_recipe(recipe):
             config.guide.weights = "some"
         if method == "supermix":
             with pytest.raises(ConfigError, match="automix supermix --help"):
-                config_lib.validate(config, 1)
+                validate(config, 1)
         else:
-            config_lib.validate(config, 1)
+            validate(config, 1)
         released = load(recipe, f"method={method},variant=released")
         if "variant" in config.method.options:
             assert config.method.options.variant == "paper"
@@ -263,11 +264,11 @@ def test_a_configuration_with_a_foreign_or_missing_field_is_refused():
     config = config_lib.default_config()
     config.model.depth = 18
     with pytest.raises(ConfigError, match=r"config\.model\.depth is not a field"):
-        config_lib.validate(config, 1)
+        validate(config, 1)
     config = config_lib.default_config()
     del config.model.layer
     with pytest.raises(ConfigError, match=r"config\.model\.layer is missing"):
-        config_lib.validate(config, 1)
+        validate(config, 1)
 
 
 def test_warm_up_shrinks_with_the_run():
@@ -278,7 +279,7 @@ def test_warm_up_shrinks_with_the_run():
     with config.unlocked():
         config.epochs = 20
     with pytest.raises(ConfigError, match=r"warmup_epochs is 20.0, as long as the run of 20"):
-        config_lib.validate(config, 1)
+        validate(config, 1)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from automix_jax.mixup_training import AugMixTraining, MixupTraining
 from automix_jax.objective import Frozen
 from automix_jax.schedules import chosen_steps
 from automix_jax.train.build import build
+from automix_jax.validation import validate
 from tests import runs
 from tests.steps import Setup, data_mesh, preprocess
 from tests.test_step import numbers, relative
@@ -247,7 +248,7 @@ def test_bad_fields(fields, devices, message):
     config.batch_size = 128
     config.update_from_flattened_dict(fields)
     with pytest.raises(ConfigError, match=message):
-        config_lib.validate(config, devices)
+        validate(config, devices)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def test_good_fields(parts, groups, devices):
     config = config_lib.default_config()
     fields = {"accumulation": parts, "num_groups": groups, "batch_size": 128}
     config.update_from_flattened_dict(fields | {"method.generate_share": 0.0})
-    config_lib.validate(config, devices)
+    validate(config, devices)
 
 
 def built(**fields):
@@ -267,7 +268,7 @@ def built(**fields):
     config.update_from_flattened_dict(
         {"model.stem": "cifar", "model.name": "resnet8", "model.width": 4} | fields
     )
-    config_lib.validate(config, 1)
+    validate(config, 1)
     return build(config, Facts("random", ("a", "b", "c", "d"), (8, 8, 3), 64, 20), data_mesh())
 
 

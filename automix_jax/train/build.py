@@ -30,6 +30,7 @@ from automix_jax.objective import Objective
 from automix_jax.train import metrics as metrics_lib
 from automix_jax.train.state import TrainState, create_state
 from automix_jax.train.step import Preprocess, train_step
+from automix_jax.validation import validate_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
         ConfigError: if data and configuration disagree, the network cannot take the images, or the
             layer does not exist.
     """
-    config_lib.validate_data(config, facts)
+    validate_data(config, facts)
     mesh = mesh or make_mesh()
     model = make_model(config, facts.num_classes)
     feature_maps = check_network(config, model, facts.image_shape)
@@ -179,7 +180,8 @@ def make_preprocess(config: ConfigDict, normalise: Callable[[Array], Array]) -> 
             images = augmentation(rng, images)
         images = normalise(images)
         if data.erase:
-            images = random_erase(jax.random.fold_in(rng, 1), images, data.erase)
+            # The next key after the two that `augment` splits off.
+            images = random_erase(jax.random.fold_in(rng, 2), images, data.erase)
         return images
 
     return preprocess

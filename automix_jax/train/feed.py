@@ -12,10 +12,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from automix_jax.config import transforms
 from automix_jax.data import Dataset, Facts, load_dataset, open_dataset, pipeline
 from automix_jax.data.bad_records import BadRecords, bad_limit
 from automix_jax.data.records import RecordDataset
-from automix_jax.data.transforms import TestTransform, TrainTransform
 
 DeviceBatch = tuple[Array, Array, Array]  # images [b, H, W, C], labels [b], whether they count [b]
 
@@ -136,6 +136,7 @@ class StreamFeed:
         self.facts = stream_facts(config, dataset)
         self._config, self._dataset, self._mesh = config, dataset, mesh
         self._order = _order(config, self.facts)
+        self._train_transform, self._test_transform = transforms(config, dataset.channels)
         self._last_step = config.epochs * (self.facts.train_images // config.batch_size)
         self._train: Generator[DeviceBatch] | None = None
         self._next_step = 0  # that the stream of training batches would give
@@ -180,7 +181,7 @@ class StreamFeed:
         if self._test is None:
             self._test = pipeline.test_batches(
                 self._dataset.test,
-                test_transform(self._config, self._dataset.channels),
+                self._test_transform,
                 num_classes=self.facts.num_classes,
                 batch_size=size,
                 workers=num_workers(self._config),
@@ -191,8 +192,7 @@ class StreamFeed:
 
     def test_examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Some test images, [n, S, S, C], and their labels."""
-        transform = test_transform(self._config, self._dataset.channels)
-        return pipeline.read_examples(self._dataset.test, indices, transform)
+        return pipeline.read_examples(self._dataset.test, indices, self._test_transform)
 
     def close(self) -> None:
         """Ends the workers."""
@@ -204,7 +204,7 @@ class StreamFeed:
     def _training(self, steps: range) -> Generator[pipeline.Batch]:
         batches = pipeline.train_batches(
             self._dataset.train,
-            train_transform(self._config, self._dataset.channels),
+            self._train_transform,
             self._order,
             seed=self._config.seed,
             num_classes=self.facts.num_classes,
@@ -241,33 +241,6 @@ def stream_facts(config: ConfigDict, dataset: RecordDataset) -> Facts:
         train_images=len(dataset.train),
         test_images=len(dataset.test),
     )
-
-
-def train_transform(config: ConfigDict, channels: int) -> TrainTransform:
-    """What becomes of a training image before it leaves the host."""
-    data = config.data
-    return TrainTransform(
-        size=data.image_size,
-        channels=channels,
-        crop=data.crop,
-        scale=tuple(data.scale),
-        ratio=tuple(data.ratio),
-        interpolation=data.interpolation,
-        resize=data.resize,
-        padding=data.padding,
-        padding_mode=data.padding_mode,
-        flip=data.flip,
-        color_jitter=data.color_jitter,
-        rand_augment=data.rand_augment,
-        fill=tuple(round(255 * mean) for mean in data.mean),
-    )
-
-
-def test_transform(config: ConfigDict, channels: int) -> TestTransform:
-    """What becomes of a test image."""
-    data = config.data
-    size = data.test_size or data.image_size
-    return TestTransform(size, data.test_resize or size, data.interpolation, channels)
 
 
 def num_workers(config: ConfigDict) -> int:

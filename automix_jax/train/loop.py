@@ -40,6 +40,7 @@ from automix_jax.train.feed import Feed, open_feed
 from automix_jax.train.logging import Logger
 from automix_jax.train.state import TrainState
 from automix_jax.train.teacher import make_teacher_stats
+from automix_jax.validation import validate
 from automix_jax.weights import Pretrained
 
 _STEPS_PER_DISPATCH = 100  # on accelerators, where starting a program costs as much as a small step
@@ -62,7 +63,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             f"{jax.process_count()} processes were started, but a run is one process, on all the"
             " devices that it sees: start one."
         )
-    config_lib.validate(config, jax.device_count())
+    validate(config, jax.device_count())
     workdir = Path(workdir).expanduser()
     config, pretrained = warm_start.settle(config, workdir)
     config, guide = guiding.settle(config, workdir)
