@@ -207,6 +207,12 @@ def method_options(config: ConfigDict) -> dict[str, Any]:
     return options
 
 
+def test_shape(config: ConfigDict, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The shape (H, W, C) of test images, from that of training images."""
+    size = config.data.test_size
+    return (size, size, image_shape[2]) if size else image_shape
+
+
 def transforms(config: ConfigDict, channels: int) -> tuple[TrainTransform, TestTransform]:
     """What becomes of the training and the test images of a stream before they leave the host.
 

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import optax
@@ -101,6 +102,7 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
     mesh = mesh or make_mesh()
     model = make_model(config, facts.num_classes)
     feature_maps = check_network(config, model, facts.image_shape)
+    check_test_images(config, model, facts.image_shape)
     steps_per_epoch = facts.train_images // config.batch_size
     lr = make_lr(config, steps_per_epoch)
     mixblock = make_mixblock(config) if config.method.name == "automix" else None
@@ -170,8 +172,8 @@ def make_preprocess(config: ConfigDict, normalise: Callable[[Array], Array]) -> 
         crop=data.crop,
         padding=data.padding,
         mode=data.padding_mode,
-        scale=data.scale,
-        ratio=data.ratio,
+        scale=tuple(data.scale),
+        ratio=tuple(data.ratio),
         interpolation=data.interpolation,
     )
 
@@ -399,3 +401,20 @@ def check_network(
             f" {image_shape[0]} x {image_shape[1]}: use an earlier layer or larger images."
         )
     return tuple(features)
+
+
+def check_test_images(
+    config: ConfigDict, model: Classifier, image_shape: tuple[int, int, int]
+) -> None:
+    """Raises a ConfigError if the network for training images does not take the test images."""
+    shape = config_lib.test_shape(config, image_shape)
+    if shape == image_shape:
+        return
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, *image_shape)))
+    try:
+        jax.eval_shape(model.apply, variables, jnp.zeros((2, *shape)))
+    except (ValueError, flax.errors.FlaxError) as error:
+        raise ConfigError(
+            f"config.data.test_size is {shape[0]}, but {config.model.name} for images of"
+            f" {image_shape[0]} x {image_shape[1]} takes no others: set it to 0."
+        ) from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 import automix_jax
 from automix_jax.models import ARCHITECTURE
@@ -43,7 +44,7 @@ def write_card(
         "step": trained.step,
         "accuracy_percent": trained.accuracies,
         "input": {
-            "shape": ["B", *trained.facts.image_shape],
+            "shape": ["B", *trained.image_shape],
             "scale": "pixels / 255, then (x - mean) / std",
             "mean": list(trained.config.data.mean),
             "std": list(trained.config.data.std),
@@ -61,7 +62,7 @@ def write_card(
 
 def _markdown(trained: Trained, files: Sequence[Path], naming: str) -> str:
     config, facts = trained.config, trained.facts
-    height, width, channels = facts.image_shape
+    height, width, channels = trained.image_shape
     names = ", ".join(facts.class_names[:_CLASSES_SHOWN])
     more = ", ... (all in card.json)" if facts.num_classes > _CLASSES_SHOWN else ""
     rows = [
@@ -89,7 +90,7 @@ def _markdown(trained: Trained, files: Sequence[Path], naming: str) -> str:
             "",
             "## Input",
             "",
-            f"{height} x {width} {colours}; pixels divided by 255, minus"
+            f"{height} x {width} {colours}{_cut(config)}; pixels divided by 255, minus"
             f" {_numbers(config.data.mean)}, divided by {_numbers(config.data.std)}.",
             "",
             "## Classes",
@@ -101,6 +102,15 @@ def _markdown(trained: Trained, files: Sequence[Path], naming: str) -> str:
             *[line for path in files for line in _usage(trained, path, naming)],
         ]
     )
+
+
+def _cut(config: ConfigDict) -> str:
+    """How test images of a stream are brought to their size."""
+    data = config.data
+    if data.loading != "stream":
+        return ""
+    side = data.test_resize or data.test_size or data.image_size
+    return f", the centre of the image resized to {side} ({data.interpolation}) on its shorter side"
 
 
 def _options(trained: Trained) -> dict[str, Any]:
@@ -148,7 +158,7 @@ def _usage(trained: Trained, path: Path, naming: str) -> list[str]:
 def _library_call(trained: Trained, naming: str) -> str | None:
     """The PyTorch expression that makes the network, where a library has it as it is."""
     name, model = trained.config.model.name, trained.config.model
-    classes, (height, width, channels) = trained.facts.num_classes, trained.facts.image_shape
+    classes, (height, width, channels) = trained.facts.num_classes, trained.image_shape
     convention = getattr(trained.model, "convention", "torch")
     if model.width is not None or model.stem == "cifar" or channels != 3:
         return None

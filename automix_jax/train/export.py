@@ -65,6 +65,6 @@ def export(
                 case "detectron2":
                     write_detectron2(path, to_detectron2(model, variables), author)
                 case "stablehlo":
-                    path.write_bytes(to_stablehlo(model, variables, trained.facts.image_shape))
+                    path.write_bytes(to_stablehlo(model, variables, trained.image_shape))
         paths += write_card(folder, trained, paths, naming)
     return [out / path.name for path in paths]

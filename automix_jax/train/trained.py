@@ -66,6 +66,11 @@ class Trained:
     model: Backbone
     variables: PyTree
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images that it is evaluated on."""
+        return config_lib.test_shape(self.config, self.facts.image_shape)
+
 
 def load_state(workdir: str | Path, checkpoint: str = "last") -> Restored:
     """Reads all that a run has trained from its checkpoints.
