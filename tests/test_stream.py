@@ -1,12 +1,19 @@
 """Runs whose images are read by worker processes while they train."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from automix_jax.config import default_config
+from automix_jax.data import open_dataset
+from automix_jax.errors import DataError
+from automix_jax.train.feed import StreamFeed
 from tests import runs
+from tests.steps import data_mesh
+from tests.test_bad_images import KINDS, encoded, flat, write
 
 CLASSES = ("dark", "dusk", "dawn", "day")
 
@@ -83,3 +90,69 @@ def test_too_many_unreadable_images_stop_the_run(place):
     assert code == 64
     assert "bad_records.jsonl" in err and "dusk/3.jpg" in err
     assert err.count("\n") == 1
+
+
+@contextlib.contextmanager
+def stream(folder, workdir, batch_size):
+    """One epoch of the images of a folder, read by threads of this process."""
+    config = default_config()
+    config.epochs, config.batch_size = 1, batch_size
+    config.data.loading, config.data.image_size = "stream", 8
+    config.data.crop, config.data.bad_share = "random_resized", 0.001
+    config.eval.batch_size = 4
+    config.run.workers = 0
+    workdir.mkdir()
+    with contextlib.closing(
+        StreamFeed(config, open_dataset("folder", folder), data_mesh(), workdir)
+    ) as feed:
+        yield feed
+
+
+def listed(workdir):
+    file = workdir / "bad_records.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_odd_images_are_shown_and_broken_ones_listed(tmp_path):
+    broken = set()
+    for number, (kind, (suffix, make, colour)) in enumerate(KINDS.items()):
+        if make is None or kind == "unreadable":  # a broken link; root may read everything
+            continue
+        write(tmp_path / f"data/train/odd/{number:02d}{suffix}", make())
+        if colour is None:
+            broken.add(f"train/odd/{number:02d}{suffix}")
+    (tmp_path / "data/train/odd/link.png").symlink_to(tmp_path / "nothing")
+    broken.add("train/odd/link.png")
+    for name in ("train/plain/0.png", "test/plain/0.png", "test/plain/1.png"):
+        write(tmp_path / "data" / name, encoded(flat(), "PNG"))
+    write(tmp_path / "data/test/plain/2.png", b"not an image")
+
+    with stream(tmp_path / "data", tmp_path / "run", batch_size=4) as feed:
+        steps = feed.facts.train_images // 4
+        assert feed.facts.train_images == len(KINDS)  # all but one, and the plain image
+        batches = [feed.dispatch(step, 1) for step in range(steps)]
+        assert all(images.shape == (4, 8, 8, 3) for images, _, _ in batches)
+        ((_, _, valid),) = feed.test_batches()
+    assert valid.tolist() == [True, True, False, False]  # the broken one, and what fills up
+    names = {record["name"] for record in listed(tmp_path / "run")}
+    seen = {record["name"] for record in listed(tmp_path / "run") if record["split"] == "train"}
+    assert "test/plain/2.png" in names
+    assert seen <= broken and len(seen) >= len(broken) - len(KINDS) % 4  # the rest is left over
+
+
+@pytest.mark.parametrize(("bad", "stops"), [(1, False), (10, False), (11, True)])
+def test_a_stream_stops_at_its_budget(tmp_path, bad, stops):
+    """Of 2,000 images: 0.05 %, 0.5 %, which are the ten that may be, and one more."""
+    picture = encoded(flat(size=(4, 4)), "PNG")
+    for i in range(2000):
+        write(
+            tmp_path / f"data/train/a/{i:04d}.png", picture if i % 180 or i // 180 >= bad else b""
+        )
+    for name in ("test/a/0.png", "test/a/1.png"):
+        write(tmp_path / "data" / name, picture)
+    stop = pytest.raises(DataError, match="11 training images cannot be read, more than the 10")
+    expected = stop if stops else contextlib.nullcontext()
+    with stream(tmp_path / "data", tmp_path / "run", batch_size=100) as feed, expected:
+        for step in range(20):
+            feed.dispatch(step, 1)
+    assert len(listed(tmp_path / "run")) == bad
