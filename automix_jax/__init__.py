@@ -9,6 +9,7 @@ from automix_jax.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    ImageError,
     NumbersError,
     WeightsError,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "DeiTT",
     "EfficientNetB0",
     "Guide",
+    "ImageError",
     "MixBlock",
     "MobileNetV2",
     "NumbersError",

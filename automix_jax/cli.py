@@ -1,9 +1,11 @@
 """The command line: `automix train`, which is also `main.py`, and its companions."""
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ml_collections import ConfigDict
 
@@ -52,6 +54,7 @@ automix COMMAND [ARGUMENTS]
 
 `automix COMMAND --help` says more.
 """
+INTERRUPTED = 130
 COMMANDS = {"configs": configs, "data": data, **OTHERS}
 
 
@@ -73,8 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AutoMixError as error:
         return _fail(error)
     except KeyboardInterrupt:
-        print("interrupted; what was not finished is not there.", file=sys.stderr)
-        return 130
+        goes_on = argv[:2] == ["data", "prepare"]
+        what = "the same command goes on" if goes_on else "what was not finished is not there"
+        print(f"interrupted; {what}.", file=sys.stderr)
+        return INTERRUPTED
 
 
 def train(argv: Sequence[str], program: str = "python main.py") -> int:
@@ -91,9 +96,30 @@ def train(argv: Sequence[str], program: str = "python main.py") -> int:
     except AutoMixError as error:
         return _fail(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes the last checkpoint.", file=sys.stderr)
-        return 130
+        print(
+            "interrupted; the same command resumes the last checkpoint, if there is one yet.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
     return 0
+
+
+def run() -> NoReturn:
+    """The program `automix`."""
+    leave(main())
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process.
+
+    Where it was interrupted it ends at once: threads that still compile or save what nobody waits
+    for would crash in a Python that is ending.
+    """
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _parse(argv: Sequence[str], program: str) -> tuple[ConfigDict, str]:
@@ -116,4 +142,4 @@ def _fail(error: AutoMixError) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -22,6 +22,10 @@ class DataError(AutoMixError):
     exit_code = 64
 
 
+class ImageError(DataError):
+    """One image that cannot be read."""
+
+
 class NumbersError(AutoMixError):
     """A loss or parameter that is no longer finite."""
 

@@ -58,7 +58,12 @@ def load_cells(path: str) -> tuple[Cell, ...]:
 
 def _load_module(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location("automix_jax_recipe", path)
-    if not Path(path).is_file() or spec is None or spec.loader is None:
+    if not Path(path).is_file():
+        near = [str(file) for file in Path(path).parent.glob("*.py")]
+        near += [str(file) for file in Path("configs").glob("*.py")]
+        hint = did_you_mean(path, near)
+        raise ConfigError(f"recipe {path!r} is not there.{hint} `automix configs` lists them.")
+    if spec is None or spec.loader is None:
         raise ConfigError(f"recipe {path!r} is not a Python file; configs/ holds the recipes.")
     sys.path.insert(0, str(Path(path).resolve().parents[1]))  # recipes import configs.common
     try:
@@ -85,12 +90,27 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         if name not in names:
             hint = did_you_mean(name, names)
             raise ConfigError(f"config.{name} is not a field of the configuration.{hint}")
+    try:
+        return _parse_fields(config, arguments)
+    except _FLAG_ERRORS as error:
+        for argument in arguments:  # which of them is it?
+            name, _, value = argument.removeprefix("--config.").partition("=")
+            try:
+                _parse_fields(config, [argument])
+            except _FLAG_ERRORS:
+                default = dict(config_lib.fields(config))[f"config.{name}"]
+                raise ConfigError(
+                    f"config.{name} is {value!r}: give a value like {default!r}, its default here."
+                ) from error
+        raise
+
+
+_FLAG_ERRORS = (flags.Error, TypeError, ValueError)
+
+
+def _parse_fields(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     values = flags.FlagValues()
     argv = ["train", *arguments]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-    try:
-        values(argv)
-    except (flags.Error, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()).removeprefix("flag --")
-        raise ConfigError(f"{reason}: the field's default in the recipe shows its type.") from error
+    values(argv)
     return values.config

@@ -1,6 +1,7 @@
 """Checks of a configuration: one sentence with the field, its value and the remedy."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,7 +18,7 @@ from automix_jax.config import (
     transforms,
 )
 from automix_jax.data import Facts
-from automix_jax.data.transforms.crop import check_ranges
+from automix_jax.data.transforms.crop import check_padding, check_ranges
 from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.models import list_models
 
@@ -69,12 +70,8 @@ def validate_data(config: ConfigDict, facts: Facts) -> None:
                 f"config.data.{name} has {length} values, but the images have {channels}"
                 " channel(s): give one for each channel, or one for all."
             )
-    limit = min(height, width) - 1 if config.data.padding_mode == "reflect" else min(height, width)
-    if config.data.crop == "padded" and config.data.padding > limit:
-        raise ConfigError(
-            f"config.data.padding is {config.data.padding}, too much for images of {height} x"
-            f" {width}: use {limit} or less."
-        )
+    if config.data.crop == "padded":
+        check_padding((height, width), config.data.padding, config.data.padding_mode)
 
 
 def _check_fields(config: ConfigDict) -> None:
@@ -170,11 +167,24 @@ def _check_numbers(config: ConfigDict) -> None:
         )
     if config.model.width is not None and config.model.width < 1:
         raise ConfigError(f"config.model.width is {config.model.width}: it must be above 0.")
-    if not config.data.std or min(config.data.std) <= 0:
-        raise ConfigError(f"config.data.std is {config.data.std}: it must be above 0.")
+    for part in ("data", "guide"):
+        _check_normalization(f"config.{part}.mean", config[part].mean, lambda v: 0 <= v <= 1)
+        _check_normalization(f"config.{part}.std", config[part].std, lambda v: 0 < v < math.inf)
 
 
-_STREAM_ONLY = ("resize", "test_size", "test_resize", "color_jitter", "rand_augment")
+def _check_normalization(field: str, values: Sequence[Any], fits: Callable[[float], bool]) -> None:
+    """Checks the mean or the standard deviation of pixels."""
+    if not values:
+        raise ConfigError(f"{field} is empty: give one number for each channel, or one for all.")
+    if not all(isinstance(value, int | float) and fits(value) for value in values):
+        limits = "within 0 and 1" if field.endswith("mean") else "above 0 and finite"
+        raise ConfigError(
+            f"{field} is {tuple(values)}: every number must be {limits}, for pixels are in [0, 1];"
+            " divide those of pixels in [0, 255] by 255."
+        )
+
+
+_STREAM_ONLY = ("resize", "test_size", "test_resize", "color_jitter", "rand_augment", "bad_share")
 
 
 def _check_data(config: ConfigDict) -> None:
@@ -192,9 +202,15 @@ def _check_data(config: ConfigDict) -> None:
         for name in _STREAM_ONLY:
             if data[name] != unused[name]:
                 raise ConfigError(
-                    f"config.data.{name} is {data[name]!r}, but images in memory come in one size"
-                    " and are only cropped and flipped: set config.data.loading to stream."
+                    f"config.data.{name} is {data[name]!r}, which images in memory have no use for:"
+                    f" leave it at {unused[name]!r}, or set config.data.loading to stream."
                 )
+        if data.interpolation != "bicubic" and data.crop != "random_resized":
+            raise ConfigError(
+                f"config.data.interpolation is {data.interpolation!r}, but images in memory are"
+                " brought to one size by bicubic: set it to bicubic, or config.data.loading to"
+                " stream."
+            )
     if config.run.workers < -1:
         raise ConfigError(
             f"config.run.workers is {config.run.workers}: use -1 (one a core), 0 (threads) or more."

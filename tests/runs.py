@@ -81,11 +81,11 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 
 def kill_and_resume(
     first: list[str], then: list[str], workdir: Path, cache: Path, seed: int
-) -> int:
+) -> tuple[int, str]:
     """Kills a run at a random time after its first checkpoint, and starts it again to the end.
 
     Returns:
-        The step from which it went on.
+        The step from which it went on, and what it said on stderr.
     """
     process = start(first, cache)
     checkpoints = workdir / "checkpoints/last"
@@ -99,7 +99,7 @@ def kill_and_resume(
     assert code == 0, err
     resumed = re.search(r"resuming at step (\d+) of", out)
     assert resumed
-    return int(resumed.group(1))
+    return int(resumed.group(1)), err
 
 
 TIMES = ("time/seconds", "time/images_per_second")

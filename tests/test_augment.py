@@ -159,12 +159,14 @@ def test_normalize_is_the_same_under_jit():
 
 def test_faults_name_the_value_and_the_remedy():
     images, rng = jnp.zeros((2, 4, 6, 3), jnp.uint8), jax.random.key(0)
-    with pytest.raises(ConfigError, match=r'mode is "mirror"; use "zero" or "reflect"'):
+    with pytest.raises(ConfigError, match=r'padding_mode is "mirror": use "zero" or "reflect"'):
         aug.random_padded_crop(rng, images, 2, "mirror")
-    with pytest.raises(ConfigError, match=r"padding is -1; use 0"):
+    with pytest.raises(ConfigError, match=r"config.data.padding is -1: use 0 to 4 for images"):
         aug.augment(rng, images, flip=True, padding=-1, mode="zero")
-    with pytest.raises(ConfigError, match=r"padding is 4.*4x6 images allows at most 3; lower"):
+    with pytest.raises(ConfigError, match=r"padding is 4: use 0 to 3 for images of 4 x 6 and"):
         aug.random_padded_crop(rng, images, 4, "reflect")
+    with pytest.raises(ConfigError, match=r"padding is 5: use 0 to 4 for images of 4 x 6 and the"):
+        aug.random_padded_crop(rng, images, 5, "zero")
     with pytest.raises(ConfigError, match=r"mean of the images has 2 numbers; give 1 or 3"):
         aug.normalize(images, (0.5, 0.5), (0.5,), jnp.float32)
     with pytest.raises(ConfigError, match=r"std of the images is \(0.0,\); every number"):

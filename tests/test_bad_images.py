@@ -1,6 +1,7 @@
 """What becomes of odd and broken images, labels and archives: no crash, no hang, no silence."""
 
 import builtins
+import errno
 import io
 import json
 import os
@@ -16,8 +17,9 @@ from PIL import Image
 from automix_jax.data import load_dataset, open_dataset
 from automix_jax.data.check import check
 from automix_jax.data.images import decode_image
-from automix_jax.errors import DataError
-from tests.test_data import cifar10_python, cifar_data, write_tar
+from automix_jax.data.tfds_source import open_prepared
+from automix_jax.errors import DataError, ImageError
+from tests.test_data import cifar10_python, cifar_data, tiny_tfds, write_tar
 
 ORANGE = (200, 120, 40)
 GRAY = (133, 133, 133)  # of that brightness
@@ -116,14 +118,18 @@ def make_folder(root):
 
 def refuse_to_open(monkeypatch, path):
     """As for one without permission; root, who may read everything, too."""
+    path.chmod(0)
+    fail_to_open(monkeypatch, path, PermissionError(errno.EACCES, "Permission denied", str(path)))
+
+
+def fail_to_open(monkeypatch, path, error):
     real = builtins.open
 
     def fake(file, *arguments, **options):
         if not isinstance(file, int) and os.fspath(file) == str(path):
-            raise PermissionError(13, "Permission denied", str(path))
+            raise error
         return real(file, *arguments, **options)
 
-    path.chmod(0)
     monkeypatch.setattr("builtins.open", fake)
     monkeypatch.setattr("io.open", fake)
 
@@ -182,7 +188,7 @@ def test_odd_image(odd):
     for i in range(5):
         example = dataset.train[i]
         if i == index and color is None:
-            with pytest.raises(DataError, match=r"cannot read the image .*replace or remove"):
+            with pytest.raises(ImageError, match=r"cannot read the image .*replace or remove"):
                 decode_image(example.image, example.name, 8)
         else:
             image = decode_image(example.image, example.name, 8)
@@ -281,6 +287,95 @@ def test_unreadable_test_images(tmp_path):
     report = check(root)
     assert report.exit_code == 64
     assert "none of the 2 test images can be read" in report.findings[0].message
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+def test_a_failing_system_is_no_finding(tmp_path, monkeypatch, deep, error):
+    """The check stops, where a run does, and calls no sound image unreadable."""
+    root = make_folder(tmp_path / "data")
+    fail_to_open(monkeypatch, root / "train/cat/10.png", error)
+    expected = MemoryError if isinstance(error, MemoryError) else DataError
+    with pytest.raises(expected) as fault:
+        check(root, deep=deep)
+    assert type(fault.value) is expected
+    if expected is DataError:
+        assert "train/cat/10.png (OSError: [Errno 24] Too many open files)" in str(fault.value)
+        assert "the image may be sound" in str(fault.value)
+
+
+def test_a_file_that_cannot_be_looked_into_is_no_image_by_its_own_fault_only(tmp_path, monkeypatch):
+    root = make_folder(tmp_path / "data")
+    write(root / "notes.txt", b"notes")
+    fail_to_open(monkeypatch, root / "notes.txt", OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(DataError, match=r"notes.txt .*Input/output error.*the disk or the system"):
+        check(root)
+
+
+# Records of prepared datasets.
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    return tiny_tfds(tmp_path) / "tiny_shapes/1.2.0"
+
+
+def damage(folder, split):
+    """Changes a bit of the header of the chunk that holds the first record."""
+    (shard,) = folder.glob(f"*{split}*record*")
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_damaged_record_is_one_unreadable_image(prepared, split):
+    damage(prepared, split)
+    dataset = open_prepared(prepared)
+    records = getattr(dataset, split)
+    message = rf"cannot read {split}/0 of .*1.2.0 \(.*Corrupted.*\); prepare the dataset again"
+    with pytest.raises(ImageError, match=message):
+        records[0]
+    assert [records[index].name for index in (1, 2)] == [f"{split}/1", f"{split}/2"]
+    for deep in (False, True):
+        report = check(prepared, deep=deep)
+        (bad,) = report.scans[split].bad
+        assert (bad.index, bad.name) == (0, "image 0")
+        assert "Corrupted" in bad.reason
+        assert report.exit_code == 1
+        assert messages(report, "warning")[0].startswith("1 of ")
+    with pytest.raises(DataError, match=message):
+        load_dataset("tfds:tiny_shapes", prepared.parents[1], 8)
+
+
+def test_record_of_another_form_is_one_unreadable_image(prepared, monkeypatch):
+    records = open_prepared(prepared).train
+    monkeypatch.setattr(type(records.source.data_source), "__getitem__", lambda *_: b"no proto")
+    with pytest.raises(ImageError, match=r"cannot read train/3 of .*; prepare the dataset again"):
+        records[3]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no"), OSError(errno.EIO, "Input/output error")])
+def test_system_that_fails_at_a_record_is_no_fault_of_it(prepared, monkeypatch, error):
+    def refuse(*arguments):
+        raise error
+
+    records = open_prepared(prepared).train
+    monkeypatch.setattr(type(records.source.data_source), "__getitem__", refuse)
+    with pytest.raises((MemoryError, DataError), match=r"no|train/3 .*the disk or") as fault:
+        records[3]
+    assert type(fault.value) is (MemoryError if isinstance(error, MemoryError) else DataError)
+
+
+def test_shard_that_is_gone_is_no_fault_of_its_images(prepared):
+    dataset = open_prepared(prepared)
+    (shard,) = prepared.glob("*train*record*")
+    shard.unlink()
+    with pytest.raises(DataError, match=r"train/2 of .*No such file.*; mend that, then") as fault:
+        dataset.train[2]
+    assert type(fault.value) is DataError
+    with pytest.raises(DataError, match="No such file"):
+        check(prepared)
 
 
 # Labels: each fault is found as the data is opened, which comes before the first step.

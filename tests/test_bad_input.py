@@ -1,10 +1,16 @@
 """What a user can get wrong: one sentence with the field and the remedy, before the first step."""
 
+import math
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from automix_jax import cli
+from automix_jax.config import default_config
+from automix_jax.data import Facts
+from automix_jax.errors import ConfigError
+from automix_jax.validation import validate, validate_data
 from tests import runs
 
 
@@ -42,8 +48,18 @@ def fails(argv, capsys):
         ("--config.num_groups=5", ["config.batch_size is 8", "use 20 or more"]),
         ("--config.batch_size=64", ["config.batch_size is 64", "48 training images"]),
         ("--config.data.num_classes=7", ["config.data.num_classes is 7", "4 classes"]),
-        ("--config.data.padding=9", ["config.data.padding is 9", "8 or less"]),
+        ("--config.data.padding=9", ["config.data.padding is 9", "0 to 8"]),
         ("--config.data.mean=(0.1,0.2)", ["config.data.mean has 2 values", "3 channel"]),
+        ("--config.data.mean=(0.1,123.675)", ["data.mean is (0.1, 123.675)", "0 and 1", "by 255"]),
+        ("--config.data.mean=(-0.1,)", ["config.data.mean is (-0.1,)", "within 0 and 1"]),
+        ("--config.data.mean=(1e999,)", ["config.data.mean is (inf,)", "within 0 and 1"]),
+        ("--config.data.mean=()", ["config.data.mean is empty", "for each channel"]),
+        ("--config.data.std=()", ["config.data.std is empty", "for each channel"]),
+        ("--config.data.std=(0.0,)", ["config.data.std is (0.0,)", "above 0"]),
+        ("--config.data.std=(0.2,-1e999)", ["config.data.std is (0.2, -inf)", "above 0"]),
+        ("--config.data.std=(1e999,)", ["config.data.std is (inf,)", "finite", "by 255"]),
+        ("--config.data.std=('a',)", ["config.data.std is ('a',)", "every number"]),
+        ("--config.guide.std=(0.0,)", ["config.guide.std is (0.0,)", "above 0"]),
         ("--config.data.path=/nowhere.npz", ["/nowhere.npz"]),
         ("--config.mixblock.lam_embed=add", ["config.mixblock.lam_embed is 'add'", "concat"]),
         ("--config.mask_loss.form=l3", ["config.mask_loss.form is 'l3'", "l1"]),
@@ -79,6 +95,15 @@ CROPPED = (*STREAM, "--config.data.crop=random_resized")
             ["--config.data.rand_augment=rand-m9-mstd0.5-inc1"],
             ["config.data.rand_augment is 'rand-m9", "config.data.loading to stream"],
         ),
+        (["--config.data.bad_share=0.1"], ["config.data.bad_share is 0.1", "loading to stream"]),
+        (
+            ["--config.data.interpolation=bilinear"],
+            ["config.data.interpolation is 'bilinear'", "set it to bicubic"],
+        ),
+        (
+            [*STREAM, "--config.data.mean=(1e999,)"],
+            ["config.data.mean is (inf,)", "within 0 and 1"],
+        ),
         (["--config.data.test_size=4"], ["config.data.test_size is 4", "loading to stream"]),
         ([*STREAM, "--config.data.rand_augment=rand-x9"], ["config.data.rand_augment", "rand-x9"]),
         (
@@ -108,6 +133,28 @@ def test_bad_data_fields(data, tmp_path, capsys, overrides, parts):
     for part in parts:
         assert part in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("nan", [math.nan, np.float64("nan")])
+@pytest.mark.parametrize("name", ["mean", "std"])
+@pytest.mark.parametrize("loading", ["memory", "stream"])
+def test_mean_and_std_that_are_no_number(name, loading, nan):
+    config = default_config()
+    config.data.loading, config.data.image_size, config.data[name] = loading, 8, (0.5, nan, 0.5)
+    with pytest.raises(ConfigError, match=rf"config.data.{name} is \(.*nan.*pixels are in \[0, 1"):
+        validate(config, 1)
+
+
+def test_fields_that_have_no_effect_are_not_refused():
+    """Padding beyond the images is, for the padded crop alone; so are filters in memory."""
+    config = default_config()
+    config.data.padding, config.data.padding_mode = 8, "reflect"
+    facts = Facts("tiny", ("cat", "dog"), (8, 8, 3), 1000, 10)
+    with pytest.raises(ConfigError, match=r"config.data.padding is 8: use 0 to 7 for images of"):
+        validate_data(config, facts)
+    config.data.crop, config.data.interpolation = "random_resized", "bilinear"
+    validate(config, 1)
+    validate_data(config, facts)
 
 
 def test_groups_that_do_not_divide_the_batch(data, tmp_path, capsys):

@@ -97,7 +97,7 @@ def test_an_override_belongs_to_the_recipe_before_it(capsys):
         (["list", "cifar10_r18"], "automix configs list takes 0 recipe"),
         (["print"], "invalid choice: 'print'"),
         (["show", "cifar10_r81"], "'cifar10_r81' is not in configs. Did you mean 'cifar10_r18'"),
-        (["show", "runs/none.py"], "'runs/none.py' is not a Python file"),
+        (["show", "runs/none.py"], "'runs/none.py' is not there"),
         (["diff", "cifar10_r18", "cifar10_r18:lr=1"], "config argument 'lr=1' is not known"),
         (["diff", "cifar10_r18", "cifar10_r18:method=mixop"], "Did you mean 'mixup'"),
         (["show", "cifar10_r18", "--config.optimiser.lr=1"], "Did you mean 'optimizer.lr'"),

@@ -9,13 +9,21 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from automix_jax.data import batch_indices, data_order, dataset, list_datasets, load_dataset
+from automix_jax.data import (
+    batch_indices,
+    data_order,
+    dataset,
+    list_datasets,
+    load_dataset,
+    progress,
+)
 from automix_jax.data.unpickle import restricted_loads
 from automix_jax.errors import AutoMixError, ConfigError, DataError
 
@@ -591,6 +599,24 @@ def test_progress_bar_on_a_terminal_only(tmp_path, monkeypatch, capsys):
     captured = capsys.readouterr()
     assert "data: training images" in captured.err
     assert captured.out == ""
+
+
+def test_work_on_images_keeps_its_order_and_ends_with_the_first_error(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    squares = progress.each_image(lambda index: index**2, 1000, "squares")
+    assert list(squares) == [index**2 for index in range(1000)]
+    assert list(progress.each_image(str, 0, "nothing")) == []
+    begun = []
+
+    def fail(index):
+        begun.append(index)
+        time.sleep(0.01)  # Longer than it takes to end the work.
+        if index in (3, 5):
+            raise ValueError(f"image {index}")
+
+    with pytest.raises(ValueError, match="image 3"):
+        list(progress.each_image(fail, 100_000, "images"))
+    assert len(begun) < 1000
 
 
 # TensorFlow Datasets, prepared here as ArrayRecord.

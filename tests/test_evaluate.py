@@ -39,13 +39,16 @@ def test_every_image_counts_once(network, batch_size, devices):
     arrays = np.asarray(images), np.asarray(labels)
     data = Dataset("random", Split(*arrays), Split(*arrays), ("a", "b", "c", "d"))
     feed = MemoryFeed(config, data, data_mesh(devices))
-    got = make_evaluate(model, scale)(params, stats, feed.test_batches())
+    networks = {"student": (params, stats), "teacher": (jax.tree.map(jnp.negative, params), stats)}
+    got = make_evaluate(model, scale)(networks, feed.test_batches())
+    assert got["images"] == 21
     for head in model.heads:
         expected = 100 * np.mean(np.argmax(logits[head], 1) == np.asarray(labels))
         assert 0 < expected < 100
-        np.testing.assert_allclose(got[f"accuracy_{head}"], expected, rtol=1e-6)
+        np.testing.assert_allclose(got[f"accuracy_student_{head}"], expected, rtol=1e-6)
+        assert got[f"loss_teacher_{head}"] != got[f"loss_student_{head}"]
         losses = -np.asarray(jax.nn.log_softmax(logits[head]))[np.arange(21), np.asarray(labels)]
-        np.testing.assert_allclose(got[f"loss_{head}"], losses.mean(), rtol=1e-5)
+        np.testing.assert_allclose(got[f"loss_student_{head}"], losses.mean(), rtol=1e-5)
 
 
 def test_recalibration_is_the_mean_of_the_batches_statistics(network):

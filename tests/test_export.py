@@ -787,7 +787,10 @@ def test_weights_of_another_network_are_refused(saved, model, message, tmp_path)
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["--config.init_from=/nowhere.pth"], ["config.init_from is /nowhere.pth", "automix import-weights"]),
+        (
+            ["--config.init_from=/nowhere.pth"],
+            ["config.init_from is /nowhere.pth", "automix import-weights"],
+        ),
         (["--config.model.name=resnet18"], ["weights of resnet8, not of resnet18"]),
         (["--config.model.width=8"], ["width=4, not 8"]),
         (

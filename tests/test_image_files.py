@@ -1,5 +1,6 @@
 """Image files of all kinds through the transforms: decoded with their look, or refused by name."""
 
+import errno
 import io
 import os
 import struct
@@ -15,7 +16,7 @@ from PIL import Image
 
 from automix_jax.data.images import decode_image
 from automix_jax.data.transforms import TestTransform, TrainTransform
-from automix_jax.errors import DataError
+from automix_jax.errors import DataError, ImageError
 
 TRAIN = (
     {"rand_augment": "rand-m9-mstd0.5-inc1"},
@@ -157,10 +158,12 @@ BROKEN = {
 def test_broken_images_are_refused_by_name(name, tmp_path):
     start = time.monotonic()
     for transform in (TrainTransform(16), TrainTransform(16, channels=1)):
-        with pytest.raises(DataError, match=r"cannot read the image train/7 \(.*replace or remove"):
+        with pytest.raises(
+            ImageError, match=r"cannot read the image train/7 \(.*replace or remove"
+        ):
             transform(BROKEN[name], np.random.default_rng(0), "train/7")
     with pytest.raises(
-        DataError, match=r"cannot read the image train/7 \(.*replace or remove"
+        ImageError, match=r"cannot read the image train/7 \(.*replace or remove"
     ) as fault:
         TestTransform(16)(BROKEN[name], "train/7")
     assert " at 0x" not in str(fault.value)  # The same fault reads the same in every run.
@@ -170,7 +173,7 @@ def test_broken_images_are_refused_by_name(name, tmp_path):
 def test_files_that_cannot_be_opened_are_refused_by_name(tmp_path):
     (tmp_path / "link.png").symlink_to(tmp_path / "nothing.png")
     for file in (tmp_path / "missing.png", tmp_path / "link.png", tmp_path):
-        with pytest.raises(DataError, match=r"cannot read the image b/1 .*replace or remove"):
+        with pytest.raises(ImageError, match=r"cannot read the image b/1 .*replace or remove"):
             TestTransform(16)(file, "b/1")
     secret = tmp_path / "secret.png"
     secret.write_bytes(ODD["gray"])
@@ -178,8 +181,48 @@ def test_files_that_cannot_be_opened_are_refused_by_name(tmp_path):
     if os.access(secret, os.R_OK):  # As root one may read it.
         assert TestTransform(16)(secret, "secret").shape == (16, 16, 3)
     else:
-        with pytest.raises(DataError, match="PermissionError"):
+        with pytest.raises(ImageError, match="PermissionError"):
             TestTransform(16)(secret, "secret")
+
+
+def refuse(monkeypatch, name, error):
+    """Opening the file of this name raises the error."""
+    real = open
+
+    def fake(file, *arguments, **options):
+        if isinstance(file, str | os.PathLike) and os.fspath(file).endswith(name):
+            raise error
+        return real(file, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", fake)
+    monkeypatch.setattr("io.open", fake)
+
+
+OF_THE_FILE = ("ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "ELOOP", "EINVAL")
+
+
+@pytest.mark.parametrize("code", [*OF_THE_FILE, "EMFILE", "ENFILE", "EIO", "ESTALE", "ENOMEM"])
+def test_a_failing_system_is_not_the_fault_of_the_image(code, tmp_path, monkeypatch):
+    (tmp_path / "sound.png").write_bytes(ODD["bmp"])
+    number = getattr(errno, code)
+    refuse(monkeypatch, "sound.png", OSError(number, os.strerror(number)))
+    with pytest.raises(DataError, match=r"cannot read the image a/sound.png") as fault:
+        decode_image(tmp_path / "sound.png", "a/sound.png")
+    assert os.strerror(number) in str(fault.value)
+    assert isinstance(fault.value, ImageError) == (code in OF_THE_FILE)
+    remedy = "replace or remove" if code in OF_THE_FILE else "system failed, the image may be sound"
+    assert remedy in str(fault.value)
+
+
+@pytest.mark.parametrize("error", [MemoryError("no"), OSError(errno.EIO, "Input/output error")])
+def test_a_system_that_fails_in_the_middle_of_an_image(error, monkeypatch):
+    def refuse(image):
+        raise error
+
+    monkeypatch.setattr("PIL.BmpImagePlugin.BmpImageFile.load", refuse)
+    with pytest.raises((MemoryError, DataError), match=r"no|Input/output.*the disk or") as fault:
+        decode_image(ODD["bmp"], "a.bmp")
+    assert type(fault.value) is (MemoryError if isinstance(error, MemoryError) else DataError)
 
 
 def png_of(width, height):
@@ -198,7 +241,9 @@ def png_of(width, height):
 
 
 def test_a_decompression_bomb_is_refused():
-    with pytest.raises(DataError, match=r"image bomb \(DecompressionBombError: .*200000000 pixels"):
+    with pytest.raises(
+        ImageError, match=r"image bomb \(DecompressionBombError: .*200000000 pixels"
+    ):
         TestTransform(16)(png_of(20000, 10000), "bomb")
 
 

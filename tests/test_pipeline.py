@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 
@@ -10,7 +11,8 @@ import pytest
 
 from automix_jax.data import pipeline
 from automix_jax.data.records import ArrayRecords, Example
-from automix_jax.errors import DataError
+from automix_jax.data.workers import prefetch
+from automix_jax.errors import ConfigError, DataError, ImageError
 
 NUM_IMAGES, BATCH = 50, 12
 BAD = 7
@@ -21,7 +23,7 @@ class Noise:
 
     def __call__(self, image, generator, name):
         if image[0, 0, 0] == BAD:
-            raise DataError(f"cannot read the image {name}")
+            raise ImageError(f"cannot read the image {name}")
         return np.dstack([image[..., 0], generator.integers(0, 256, image.shape[:2])]).astype(
             np.uint8
         )
@@ -30,7 +32,7 @@ class Noise:
 class Plain:
     def __call__(self, image, name):
         if image[0, 0, 0] == BAD:
-            raise DataError(f"cannot read the image {name}")
+            raise ImageError(f"cannot read the image {name}")
         return image
 
 
@@ -42,7 +44,7 @@ class Slow:
 
 class Unreadable:
     def __call__(self, image, *draws):
-        raise DataError("it is not an image")
+        raise ImageError("it is not an image")
 
 
 def records(split="train", size=NUM_IMAGES):
@@ -105,14 +107,34 @@ def test_an_unreadable_image_is_replaced_by_the_next_and_named(whole):
     assert all(b.valid.all() for b in whole)
 
 
-def test_the_test_split_comes_whole_and_again():
-    batches = pipeline.test_batches(records("test"), Plain(), num_classes=10, batch_size=16)
-    for _ in range(2):
-        once = [next(batches) for _ in range(pipeline.num_test_batches(records(), 16))]
-        assert [len(b.labels) for b in once] == [16] * 4
-        images = np.concatenate([b.images[b.valid] for b in once])
-        assert images[:, 0, 0, 0].tolist() == [i for i in range(NUM_IMAGES) if i != BAD]
-        assert [bad.index for b in once for bad in b.bad] == [BAD]
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_test_split_comes_once(workers):
+    batches = list(
+        pipeline.test_batches(
+            records("test"), Plain(), num_classes=10, batch_size=16, workers=workers
+        )
+    )
+    assert [len(b.labels) for b in batches] == [16] * 4
+    images = np.concatenate([b.images[b.valid] for b in batches])
+    assert images[:, 0, 0, 0].tolist() == [i for i in range(NUM_IMAGES) if i != BAD]
+    assert [bad.index for b in batches for bad in b.bad] == [BAD]
+
+
+def test_a_record_that_cannot_be_read_is_replaced_too():
+    class Damaged(ArrayRecords):
+        def __getitem__(self, index):
+            if index == 5:
+                raise ImageError("cannot read train/5")
+            return super().__getitem__(index)
+
+    data = Damaged(records().images, records().labels, "train")
+    images, _ = pipeline.read_examples(data, [5, 6], Plain())
+    assert images[:, 0, 0, 0].tolist() == [6, 6]
+
+
+def test_processes_that_cannot_share_a_batch_are_refused():
+    with pytest.raises(ConfigError, match="batch_size is 12, which 5 processes cannot share"):
+        training(shard=pipeline.Shard(0, 5))
 
 
 def test_examples_are_read_by_their_numbers():
@@ -161,14 +183,33 @@ def test_a_worker_that_is_killed_is_an_error_and_no_hang():
     next(batches)
     (worker,) = set(multiprocessing.active_children()) - before
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(DataError, match=r"was killed .* lower config\.run\.workers"):
+    with pytest.raises(DataError, match=r"was killed: lower config\.run\.workers"):
         for _ in batches:
             pass
 
 
+class Dying:
+    def __call__(self, image, generator, name):
+        if multiprocessing.parent_process():
+            os._exit(3)
+        return image
+
+
+def test_a_worker_that_ends_by_itself_is_no_lack_of_memory():
+    with pytest.raises(DataError, match="ended with exit code 3: the lines above say why"):
+        next(training(workers=1, transform=Dying()))
+
+
+def test_shared_memory_that_is_too_small_is_named_beforehand(monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DataError, match=r"0 MB free.*--shm-size=8g.*config\.run\.workers 0"):
+        training(workers=1)
+
+
 def test_workers_end_with_their_stream():
     before = set(multiprocessing.active_children())
-    batches = pipeline.prefetch(training(range(10**6), workers=2), lambda batch: batch)
+    batches = prefetch(training(range(10**6), workers=2), lambda batch: batch)
     next(batches)
     assert len(set(multiprocessing.active_children()) - before) == 2
     batches.close()
@@ -182,7 +223,7 @@ def test_prefetching_keeps_order_and_errors():
 
     got = []
     with pytest.raises(DataError, match="the sixth"):
-        for item in pipeline.prefetch(numbers(), lambda number: 10 * number):
+        for item in prefetch(numbers(), lambda number: 10 * number):
             got.append(item)
     assert got == [0, 10, 20, 30, 40]
 

@@ -27,7 +27,7 @@ def run(place, name, *overrides):
 
 def kill_and_resume(place, name, seed, *overrides):
     argv = arguments(place, name, *overrides)
-    step = runs.kill_and_resume(argv, argv, place / name, place / "cache", seed)
+    step, _ = runs.kill_and_resume(argv, argv, place / name, place / "cache", seed)
     assert 0 < step <= 18
 
 

@@ -280,7 +280,7 @@ def test_cells():
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [
-        (["sweep", "nowhere.py", "--out=x"], 2, "'nowhere.py' is not a Python file"),
+        (["sweep", "nowhere.py", "--out=x"], 2, "'nowhere.py' is not there"),
         (["sweep", RECIPE], 2, "required: --out"),
         (["sweep", RECIPE, f"--out={RECIPE}"], 2, "which cannot be a folder (File exists)"),
         (["sweep", RECIPE, "--out=x", "--config.epoch=1"], 2, "config.epoch is not a field"),

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt8
 
 from automix_jax.data.boxes import random_crop_boxes, random_erase_boxes
 from automix_jax.data.resample import resize_boxes
-from automix_jax.data.transforms.crop import check_ranges
+from automix_jax.data.transforms.crop import check_padding, check_ranges
 from automix_jax.errors import ConfigError
 
 
@@ -91,27 +91,16 @@ def random_padded_crop(
         [B, H, W, C] of the same dtype.
 
     Raises:
-        ConfigError: if mode is unknown, padding is negative, or mode is "reflect" and padding is
-            not smaller than the image.
+        ConfigError: if mode is unknown, or padding is negative, larger than the image, or as large
+            with "reflect".
     """
-    _check_crop(images.shape, padding, mode)
+    _, height, width, _ = images.shape
+    check_padding((height, width), padding, mode)
     if padding == 0:
         return images
     offsets = jax.random.randint(rng, (images.shape[0], 2), 0, 2 * padding + 1)
     crop = _reflected_crop if mode == "reflect" else _zero_padded_crop
     return crop(images, offsets, padding)
-
-
-def _check_crop(shape: Sequence[int], padding: int, mode: str) -> None:
-    if mode not in ("zero", "reflect"):
-        raise ConfigError(f'the padding mode is "{mode}"; use "zero" or "reflect"')
-    if padding < 0:
-        raise ConfigError(f"the crop padding is {padding}; use 0 (no crop) or more pixels")
-    if mode == "reflect" and padding >= min(shape[1:3]):
-        raise ConfigError(
-            f"the crop padding is {padding}, but reflecting {shape[1]}x{shape[2]} images allows at "
-            f'most {min(shape[1:3]) - 1}; lower it or use the mode "zero"'
-        )
 
 
 # Both modes could take either form below. On XLA:CPU each has the one that is about 1.5 times as

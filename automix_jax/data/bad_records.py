@@ -1,6 +1,8 @@
 """The list of images that could not be read, and how many a run puts up with."""
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +10,13 @@ from automix_jax.errors import DataError
 
 BAD_SHARE = 0.001  # of the training images
 _MIN_LIMIT = 10
-_SHOWN = 3  # named in the error
 
 
 def bad_limit(share: float, num_images: int) -> int:
-    """How many unreadable training images a run replaces before it stops.
+    """How many unreadable images of a split a run puts up with before it stops.
 
     Args:
-        share: of the training images.
+        share: of the images.
         num_images: N, how many there are.
 
     Returns:
@@ -38,23 +39,28 @@ class BadRecords:
     process and one thread.
     """
 
-    def __init__(self, path: Path, limit: int):
+    def __init__(self, path: Path, limits: Mapping[str, int]):
         """Reads what the file lists already.
 
         Args:
             path: of the file, which appears with its first line; its folder exists.
-            limit: training images that may be bad.
+            limits: images that may be bad, by split: "train" and "test".
 
         Raises:
-            DataError: if the file is damaged, or lists more than `limit` already.
+            DataError: if the file is damaged, or lists more than allowed already.
         """
         self.path = path
-        self.limit = limit
+        self.limits = limits
         self._seen: set[tuple[str, int]] = set()
-        self._training: list[str] = []  # what the error says of them
+        self._first: dict[str, str] = {}  # of each split, for the error
         for record in _read(path):
             self._count(**record)
         self._check()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many images of each split are listed."""
+        return Counter(split for split, _ in self._seen)
 
     def __len__(self) -> int:
         """The number of images listed, of all splits."""
@@ -64,13 +70,13 @@ class BadRecords:
         """Lists an image, unless it is listed.
 
         Args:
-            split: "train" or "test"; only training images count for the limit.
+            split: "train" or "test".
             index: of the image in its split.
             name: of the image; need not be UTF-8.
             reason: why it cannot be read.
 
         Raises:
-            DataError: if more than `limit` distinct training images are bad now.
+            DataError: if more distinct images of a split are bad now than allowed.
         """
         if (split, index) not in self._seen:
             record: dict[str, Any] = {
@@ -91,18 +97,19 @@ class BadRecords:
         self._check()
 
     def _count(self, split: str, index: int, name: str, reason: str) -> None:
-        if split == "train" and (split, index) not in self._seen:
-            self._training.append(f"{printable(name)}: {printable(reason)}")
+        del reason
         self._seen.add((split, index))
+        self._first.setdefault(split, printable(name))
 
     def _check(self) -> None:
-        if len(self._training) > self.limit:
-            shown = "; ".join(self._training[:_SHOWN])
-            raise DataError(
-                f"{len(self._training)} training images cannot be read, more than the "
-                f"{self.limit} that may be replaced (config.data.bad_share), such as {shown}; "
-                f"mend or remove the images that {self.path} lists, then remove that list too"
-            )
+        for split, count in self.counts.items():
+            if count > self.limits[split]:
+                raise DataError(
+                    f"{count} {'training' if split == 'train' else 'test'} images or more cannot be"
+                    f" read, such as {self._first[split]}, and config.data.bad_share allows for"
+                    f" {self.limits[split]}: mend or remove those that {self.path} lists, and the"
+                    " list itself (`automix data check PATH --deep` finds all)"
+                )
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -40,6 +40,9 @@ def check(path: Path, name: str | None = None, deep: bool = False) -> Report:
         name: of the dataset, as for `open_dataset`; None to find out.
         deep: decode every image; else only headers are read, and those files whole that could
           be the same.
+
+    Raises:
+        DataError: if the disk or the system fails meanwhile.
     """
     try:
         kind, dataset = (name, open_dataset(name, path)) if name else open_path(path)

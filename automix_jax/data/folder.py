@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from automix_jax.data.dataset import DataFaults
-from automix_jax.data.records import FileRecords, RecordDataset
+from automix_jax.data.records import FileRecords, Names, RecordDataset
 from automix_jax.errors import DataError
 
 SUFFIXES = frozenset(
@@ -44,6 +44,9 @@ def open_folder(path: str | None, name: str = "folder") -> RecordDataset:
         raise DataError(f"{name} has no path (config.data.path); give a folder and {_LAYOUT}")
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
+        kind = {".csv": "csv", ".npz": "npz"}.get(root.suffix.lower())
+        if kind and root.is_file():
+            raise DataError(f"{root} is a file: set config.data.name to {kind}, not {name}")
         raise DataError(f"no folder at {root} (config.data.path); give a folder and {_LAYOUT}")
     try:
         train, test, faults = _find_splits(root)
@@ -63,7 +66,7 @@ def make_dataset(name: str, root: Path, train: Files, test: Files) -> RecordData
     def split(classes: Files) -> FileRecords:
         groups = [classes.get(name, []) for name in class_names]
         labels = np.repeat(np.arange(len(groups), dtype=np.int32), [len(files) for files in groups])
-        return FileRecords(root, tuple(file for files in groups for file in files), labels)
+        return FileRecords(root, Names(file for files in groups for file in files), labels)
 
     return RecordDataset(name, split(train), split(test), class_names)
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
+import errno
 import io
-import os
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from automix_jax.data.dataset import Split, check_memory
+from automix_jax.data.progress import each_image
 from automix_jax.data.records import ImageSource
-from automix_jax.errors import DataError
+from automix_jax.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-T = TypeVar("T")
+# What the system says where a file is missing, forbidden or no file at all; and EINVAL, where an
+# image says that a part of it lies before its start. Pillow's own errors have no number.
+_OF_THE_FILE = (
+    None,
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP),
+    errno.EINVAL,
+)
 
 # Pillow warns of an image of 90 million pixels and refuses one of 180 million. What is not refused
 # is decoded, without a word. This is said once, for threads cannot share a filter that comes and
@@ -42,7 +48,7 @@ def decode_image(
         uint8 [H, W, channels].
 
     Raises:
-        DataError: if the image cannot be read.
+        ImageError, DataError, MemoryError: see `reading`.
     """
     image = load_image(source, where, channels)
     if image_size is not None:
@@ -66,12 +72,12 @@ def load_image(source: ImageSource, where: str, channels: int = 3) -> Image.Imag
         An image of mode "RGB" or "L".
 
     Raises:
-        DataError: if the image cannot be read.
+        ImageError, DataError, MemoryError: see `reading`.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     mode = "RGB" if channels == 3 else "L"
-    try:
+    with reading(f"the image {where}", "replace or remove that file"):
         if isinstance(source, np.ndarray):
             return _from_array(source).convert(mode)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
@@ -79,14 +85,46 @@ def load_image(source: ImageSource, where: str, channels: int = 3) -> Image.Imag
             ImageOps.exif_transpose(file, in_place=True)
             file.load()
             return _to_mode(file, mode)
+
+
+@contextlib.contextmanager
+def reading(what: str, remedy: str) -> Iterator[None]:
+    """Tells what is wrong with an image from what goes wrong while it is read.
+
+    Args:
+        what: is read.
+        remedy: if it is at fault.
+
+    Raises:
+        ImageError: if it is missing, forbidden, damaged, too large or no image.
+        DataError: if the disk or the system failed.
+        MemoryError: as it is.
+    """
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
     except Exception as error:  # Pillow's plugins raise a dozen types on a broken file.
-        # Pillow's text for a file of no format names an address in memory.
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "cannot identify image file" if unknown else error
-        raise DataError(
-            f"cannot read the image {where} ({type(error).__name__}: {reason}); "
-            "replace or remove that file"
-        ) from error
+        if isinstance(error, OSError) and error.errno not in _OF_THE_FILE:
+            raise system_error(what, error) from error
+        raise ImageError(f"cannot read {what} ({describe_error(error)}); {remedy}") from error
+
+
+def system_error(what: str, error: Exception) -> DataError:
+    """What to raise where not an image but the machine is at fault."""
+    return DataError(
+        f"cannot read {what} ({describe_error(error)}): the disk or the system failed, the image "
+        "may be sound; mend that, then run the same command again"
+    )
+
+
+def describe_error(error: BaseException) -> str:
+    """The type and the text of an error, the same in every run."""
+    from PIL import UnidentifiedImageError
+
+    # Pillow's text for a file of no format may name an address in memory.
+    unknown = isinstance(error, UnidentifiedImageError)
+    return f"{type(error).__name__}: {'cannot identify image file' if unknown else error}"
 
 
 def to_array(image: Image.Image) -> np.ndarray:
@@ -168,7 +206,7 @@ def load_images(
         uint8 [N, H, W, C].
 
     Raises:
-        DataError: what `decode` raises, or if image i has another shape than image 0, or if the
+        DataError: what `decode` raises; or if image i has another shape than image 0, or if the
           images do not fit in memory.
     """
     first = decode(0)
@@ -184,23 +222,6 @@ def load_images(
             )
         images[index] = image
 
-    # Pillow releases the GIL while it decodes and resizes.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        futures = [pool.submit(fill, index) for index in range(num_images)]
-        try:
-            for future in _progress(futures, description):
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    for _ in each_image(fill, num_images, description):
+        pass  # It is in its place.
     return images
-
-
-def _progress(items: list[T], description: str) -> Iterable[T] | Iterator[T]:
-    """The items, drawn as a progress bar if someone is watching stderr."""
-    if not sys.stderr.isatty():
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, description, console=Console(stderr=True), transient=True)

@@ -5,24 +5,17 @@ augmentation. So a run goes on from any step with any number of workers, and wit
 among any number of processes, and there is no state of the input to save but the step.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from automix_jax.data.order import batch_indices
 from automix_jax.data.records import Records
-from automix_jax.errors import DataError
+from automix_jax.data.workers import run_ordered
+from automix_jax.errors import ConfigError, DataError, ImageError
 
-T = TypeVar("T")
-
-_CHUNK = 32  # images that a worker hands over at once: large enough to hide the cost of it
 _TRIES = 20  # readable images are looked for among so many after an unreadable one
 
 
@@ -63,16 +56,28 @@ class Shard:
 
     Attributes:
         index: of the process.
-        count: of processes; divides the batch size.
+        count: of processes.
     """
 
     index: int = 0
     count: int = 1
 
-    def take(self, values: np.ndarray) -> np.ndarray:
-        """The share [b / count, ...] of something of a batch [b, ...]."""
-        size = len(values) // self.count
-        return values[self.index * size : (self.index + 1) * size]
+    def size(self, batch_size: int) -> int:
+        """How many images of a batch it has.
+
+        Raises:
+            ConfigError: if the processes do not divide the batch.
+        """
+        if batch_size % self.count:
+            raise ConfigError(
+                f"batch_size is {batch_size}, which {self.count} processes cannot share: use a"
+                f" multiple of {self.count}"
+            )
+        return batch_size // self.count
+
+    def slot(self, place: int, batch_size: int) -> int:
+        """Where in the whole batch its image at `place` stands."""
+        return self.index * self.size(batch_size) + place
 
 
 def train_batches(
@@ -104,12 +109,13 @@ def train_batches(
         shard: the part of each batch to read.
 
     Raises:
+        ConfigError: if the processes do not divide the batch.
         DataError: if a label is out of range, or many images in a row are unreadable.
     """
     load = _LoadTrain(records, transform, order, seed, num_classes, batch_size, shard)
-    local = batch_size // shard.count
+    local = shard.size(batch_size)
     positions = range(steps.start * local, steps.stop * local)
-    return _batches(load, positions, local, workers)
+    return run_ordered(load, positions, local, workers, _stack, _join)
 
 
 def test_batches(
@@ -121,7 +127,7 @@ def test_batches(
     workers: int = 0,
     shard: Shard = Shard(),
 ) -> Generator[Batch]:
-    """Yields the whole test split again and again, its last batch filled up.
+    """Yields the test split once, its last batch filled up.
 
     Args:
         records: of the test split.
@@ -132,36 +138,13 @@ def test_batches(
         shard: the part of each batch to read.
 
     Raises:
+        ConfigError: if the processes do not divide the batch.
         DataError: if a label is out of range, or many images in a row are unreadable.
     """
     load = _LoadTest(records, transform, num_classes, batch_size, shard)
-    local = batch_size // shard.count
-    passes = 10**6  # more than anybody evaluates
-    positions = range(passes * num_test_batches(records, batch_size) * local)
-    return _batches(load, positions, local, workers)
-
-
-def num_test_batches(records: Records, batch_size: int) -> int:
-    """How many batches hold a whole split."""
-    return -(-len(records) // batch_size)
-
-
-def prefetch(batches: Generator[Batch], put: Callable[[Batch], T], depth: int = 2) -> Generator[T]:
-    """Puts batches on the devices in a thread, `depth` of them ahead of the one that is used."""
-    pool = concurrent.futures.ThreadPoolExecutor(1)
-
-    def fetch() -> T | None:
-        batch = next(batches, None)
-        return None if batch is None else put(batch)
-
-    try:
-        ahead = collections.deque(pool.submit(fetch) for _ in range(depth))
-        while (item := ahead.popleft().result()) is not None:
-            ahead.append(pool.submit(fetch))
-            yield item
-    finally:
-        pool.shutdown(cancel_futures=True)
-        batches.close()
+    local = shard.size(batch_size)
+    positions = range(-(-len(records) // batch_size) * local)
+    return run_ordered(load, positions, local, workers, _stack, _join)
 
 
 def read_examples(
@@ -230,9 +213,8 @@ class _LoadTrain:
     shard: Shard
 
     def __call__(self, position: int) -> _Element:
-        step, place = divmod(position, self.batch_size // self.shard.count)
-        slots = self.shard.take(np.arange(self.batch_size))
-        slot = int(slots[place])
+        step, place = divmod(position, self.shard.size(self.batch_size))
+        slot = self.shard.slot(place, self.batch_size)
         index = int(self.order(step)[slot])
         key = np.array([self.seed, step * self.batch_size + slot], np.uint64)
 
@@ -255,9 +237,8 @@ class _LoadTest:
     shard: Shard
 
     def __call__(self, position: int) -> _Element:
-        batch, place = divmod(position, self.batch_size // self.shard.count)
-        batch %= num_test_batches(self.records, self.batch_size)
-        index = batch * self.batch_size + int(self.shard.take(np.arange(self.batch_size))[place])
+        batch, place = divmod(position, self.shard.size(self.batch_size))
+        index = batch * self.batch_size + self.shard.slot(place, self.batch_size)
         last = len(self.records) - 1
         element = _read(self.records, min(index, last), self.transform)
         element = _check_label(element, self.num_classes)
@@ -268,12 +249,14 @@ def _read(records: Records, index: int, read: Callable[[Any, str], np.ndarray]) 
     """The example of this index, or the next that can be read."""
     bad: list[BadImage] = []
     for attempt in range(min(_TRIES, len(records))):
-        example = records[(index + attempt) % len(records)]
+        number = (index + attempt) % len(records)
+        name = f"image {number}"  # until the record says its own
         try:
-            image = read(example.image, example.name)
-            return _Element(image, example.label, example.name, True, tuple(bad))
-        except DataError as error:
-            bad.append(BadImage((index + attempt) % len(records), example.name, str(error)))
+            example = records[number]
+            name = example.name
+            return _Element(read(example.image, name), example.label, name, True, tuple(bad))
+        except ImageError as error:
+            bad.append(BadImage(number, name, str(error)))
     raise DataError(
         f"{len(bad)} images in a row cannot be read, the first of them {bad[0].name}"
         f" ({bad[0].reason}): `automix data check PATH --deep` lists what is wrong."
@@ -288,48 +271,6 @@ def _check_label(element: _Element, num_classes: int) -> _Element:
             f" {num_classes} classes: mend the label, or remove the image."
         )
     return element
-
-
-def _batches(
-    load: Callable[[int], _Element], positions: range, batch_size: int, workers: int
-) -> Generator[Batch]:
-    """The elements of positions, in order, as batches of `batch_size`."""
-    import grain
-
-    chunk = max(n for n in range(1, min(_CHUNK, batch_size) + 1) if batch_size % n == 0)
-    # Chunks are dealt out to the workers in turn and come back in the same turn, so their order
-    # does not depend on how many there are.
-    elements = grain.MapDataset.range(positions.start, positions.stop).map(load)
-    chunks = elements.batch(chunk, batch_fn=_stack)
-    per_worker = max(1, 2 * batch_size // chunk // max(workers, 1))
-    threads = grain.ReadOptions(
-        num_threads=1 if workers else num_cores(), prefetch_buffer_size=per_worker if workers else 8
-    )
-    stream = chunks.to_iter_dataset(threads)
-    if workers:
-        _parse_flags()
-        stream = stream.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_worker),
-            worker_init_fn=_end_with_parent,
-        )
-    return _joined(stream.batch(batch_size // chunk, batch_fn=_join))
-
-
-def _joined(stream: Any) -> Generator[Batch]:
-    """The batches of a Grain dataset, whose workers end with the generator."""
-    iterator = iter(stream)
-    try:
-        while (batch := next(iterator, None)) is not None:
-            yield batch
-    except RuntimeError as error:
-        if "Worker process was terminated" not in str(error):
-            raise
-        raise DataError(
-            f"a process that reads images was killed ({error}): lower config.run.workers if memory"
-            " is short; the same command resumes the last checkpoint."
-        ) from error
-    finally:
-        iterator.close()
 
 
 def _stack(elements: Sequence[_Element]) -> Batch:
@@ -350,29 +291,3 @@ def _join(batches: Sequence[Batch]) -> Batch:
         np.concatenate([batch.valid for batch in batches]),
         tuple(bad for batch in batches for bad in batch.bad),
     )
-
-
-def num_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _end_with_parent(worker: int, workers: int) -> None:
-    """Ends this worker with the process that it works for, even where that is killed."""
-    del worker, workers
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this is a worker
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _parse_flags() -> None:
-    """Lets Grain read its flags outside `absl.app`: it starts no worker before they are parsed."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()

@@ -1,7 +1,6 @@
 """Looks at every image of a dataset without ever stopping at one."""
 
-import collections
-import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -12,13 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from automix_jax.data.images import decode_image
+from automix_jax.data.images import decode_image, describe_error, reading
 from automix_jax.data.pipeline import BadImage
-from automix_jax.data.prepare.progress import progress_bar
+from automix_jax.data.progress import each_image
 from automix_jax.data.records import Example, ImageSource, RecordDataset, Records
+from automix_jax.errors import ImageError
 
 UNREAD = -(2**63)  # no label
-_CHUNK = 64  # images a task
 _TAIL = 4096  # bytes at the end of a file, where compressed images differ
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 
@@ -91,6 +90,9 @@ def scan(dataset: RecordDataset, records: Records, description: str, deep: bool)
         deep: decode every image; else only headers are read. Keys are then those of the decoded
           pixels, else those of the stored bytes; of a file's bytes the last 4 KiB and their number,
           so that equal keys need a second look (`same_images`).
+
+    Raises:
+        DataError: if the disk or the system failed.
     """
     size = len(records)
     result = Scan(
@@ -103,26 +105,11 @@ def scan(dataset: RecordDataset, records: Records, description: str, deep: bool)
         bad=[],
     )
 
-    def look(start: int) -> list[Look]:
-        indices = range(start, min(start + _CHUNK, size))
-        return [_look_at(records, index, dataset.channels, deep) for index in indices]
+    def look(index: int) -> Look:
+        return _look_at(records, index, dataset.channels, deep)
 
-    starts = range(0, size, _CHUNK)
-    # Pillow releases the GIL while it decodes, and the system while it waits for the disk.
-    with (
-        progress_bar(description, size, "images") as advance,
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        futures = collections.deque(pool.submit(look, start) for start in starts)
-        try:
-            for start in starts:
-                looks = futures.popleft().result()
-                for index, seen in enumerate(looks, start):
-                    _add(result, index, seen)
-                advance(len(looks))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    for index, seen in enumerate(each_image(look, size, description)):
+        _add(result, index, seen)
     return result
 
 
@@ -140,7 +127,7 @@ def same_images(dataset: RecordDataset, train: Scan, test: Scan, deep: bool) -> 
     groups: dict[tuple[int, bytes], list[Place]] = {}
     for i in np.flatnonzero(repeated).tolist():
         place = Place("train", i) if i < len(train.keys) else Place("test", i - len(train.keys))
-        content = b"" if deep else _file_digest(example_at(dataset, place).image)
+        content = b"" if deep else _file_digest(example_at(dataset, place))
         groups.setdefault((int(keys[i]), content), []).append(place)
     return [group for group in groups.values() if len(group) > 1]
 
@@ -153,22 +140,27 @@ def example_at(dataset: RecordDataset, place: Place) -> Example:
 def _look_at(records: Records, index: int, channels: int, deep: bool) -> Look:
     try:
         example = records[index]
-    except Exception as error:  # A damaged record of an archive.
+    except ImageError as error:  # A damaged record of an archive.
         return Look(f"image {index}", UNREAD, reason=_reason(error))
     try:
-        kind, mode, size, traits = _header(example)
-        if deep:
-            pixels = decode_image(example.image, example.name, channels=channels)
-            key = _digest(pixels.tobytes(), str(pixels.shape).encode())
-        else:
-            key = _content_key(example.image)
-    except Exception as error:  # Pillow's plugins raise a dozen types on a broken file.
-        return Look(example.name, example.label, reason=_reason(error.__cause__ or error))
+        with _reading(example):
+            kind, mode, size, traits = _header(example)
+            if deep:
+                pixels = decode_image(example.image, example.name, channels=channels)
+                key = _digest(pixels.tobytes(), str(pixels.shape).encode())
+            else:
+                key = _content_key(example.image)
+    except ImageError as error:
+        return Look(example.name, example.label, reason=_reason(error))
     return Look(example.name, example.label, kind, mode, size, traits, key)
 
 
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _reading(example: Example) -> contextlib.AbstractContextManager[None]:
+    return reading(f"the image {example.name}", "replace or remove that file")
+
+
+def _reason(error: ImageError) -> str:
+    return describe_error(error.__cause__ or error)
 
 
 def _header(example: Example) -> tuple[str, str, tuple[int, int], tuple[str, ...]]:
@@ -220,11 +212,11 @@ def _digest(*parts: bytes) -> int:
     return int.from_bytes(digest.digest(), "little") or 1
 
 
-def _file_digest(source: ImageSource) -> bytes:
+def _file_digest(example: Example) -> bytes:
     """Of all bytes of a file; of nothing for other sources, whose keys are those of all bytes."""
-    if not isinstance(source, Path):
+    if not isinstance(example.image, Path):
         return b""
-    with source.open("rb") as file:
+    with _reading(example), example.image.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 

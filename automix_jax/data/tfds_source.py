@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from automix_jax.data.images import reading, system_error
 from automix_jax.data.prepare import manifest
 from automix_jax.data.records import Example, RecordDataset
-from automix_jax.errors import DataError
+from automix_jax.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -98,19 +100,31 @@ class TfdsRecords:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
+        """Example `index`.
+
+        Raises:
+            ImageError: if its record is damaged.
+            DataError: if its shard cannot be opened or read.
+        """
         name = f"{self.split}/{index}"
-        try:
-            example = self.source[index]
+        what = f"{name} of {self.source.dataset_info.data_dir}"
+        # ArrayRecord, protobuf and TFDS raise types of their own.
+        with reading(what, "prepare the dataset again"):
+            example = self._record(index, what)
             if example[self.image_key] is None:  # what is left of a file that was cut off
                 raise EOFError("an empty record")
-        except Exception as error:  # ArrayRecord, protobuf and TFDS raise types of their own.
-            raise DataError(
-                f"cannot read {name} of {self.source.dataset_info.data_dir} "
-                f"({type(error).__name__}: {error}); prepare the dataset again"
-            ) from error
-        if self.name_key is not None:
-            name = f"{name} {example[self.name_key].decode('utf-8', 'backslashreplace')}"
-        return Example(example[self.image_key], int(example[self.label_key]), name)
+            if self.name_key is not None:
+                name = f"{name} {example[self.name_key].decode('utf-8', 'backslashreplace')}"
+            return Example(example[self.image_key], int(example[self.label_key]), name)
+
+    def _record(self, index: int, what: str) -> dict[str, Any]:
+        try:
+            return self.source[index]
+        except RuntimeError as error:
+            # So ArrayRecord tells of a call that the system refused, not of its data.
+            if re.match(r"\w+\(\) failed", str(error)):
+                raise system_error(what, error) from error
+            raise
 
 
 def _open(builder: tfds.core.DatasetBuilder, name: str) -> RecordDataset:
@@ -132,10 +146,18 @@ def _open(builder: tfds.core.DatasetBuilder, name: str) -> RecordDataset:
         name,
         records("train"),
         # Where labels are kept secret, TFDS says -1.
-        next((test for test in tests if test[0].label >= 0), tests[0]),
+        next((test for test in tests if _first_label(test) >= 0), tests[0]),
         tuple(features[label_key].names),
         channels=1 if features[image_key].shape[-1] == 1 else 3,
     )
+
+
+def _first_label(records: TfdsRecords) -> int:
+    """The label of the first example that can be read; -1 if there is none."""
+    for index in range(len(records)):
+        with contextlib.suppress(ImageError):
+            return records[index].label
+    return -1
 
 
 def _records(

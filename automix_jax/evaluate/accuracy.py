@@ -1,55 +1,52 @@
 """Top-1 accuracy and cross entropy of every head of a network on held-out images."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
-from clu import metrics
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt8
 
 from automix_jax.models.backbone import BatchNormBackbone
 from automix_jax.models.classifier import Classifier
 
+Network = tuple[PyTree, PyTree]  # parameters and running statistics
+TestBatch = tuple[Array, Array, Array]  # images [b, H, W, C], labels [b], which of them count [b]
+
 
 def make_evaluate(
     model: Classifier, normalize: Callable[[Array], Array]
-) -> Callable[[PyTree, PyTree, Iterable[tuple[Array, Array, Array]]], dict[str, float]]:
-    """Returns a function from (params, stats, batches) to metrics by head.
+) -> Callable[[Mapping[str, Network], Iterable[TestBatch]], dict[str, float]]:
+    """Returns a function from networks by name and batches of images as stored to metrics.
 
-    A batch is images as stored, [b, H, W, C], labels [b], and which of them count [b]. The metrics
-    are "accuracy_HEAD" in percent and "loss_HEAD", means over all images that count.
+    The metrics are "accuracy_NETWORK_HEAD" in percent and "loss_NETWORK_HEAD", means over all
+    images that count, and "images", how many these are.
     """
-    names = [f"{kind}_{head}" for head in model.heads for kind in ("accuracy", "loss")]
-    collection = metrics.Collection.create(
-        **{name: metrics.Average.from_output(name) for name in names}
-    )
 
     @jax.jit
     def evaluate_batch(
-        params: PyTree,
-        stats: PyTree,
+        networks: dict[str, Network],
         images: UInt8[Array, "b h w c"],
         labels: Int[Array, " b"],
         valid: Bool[Array, " b"],
-    ):
-        logits, _ = model.apply({"params": params, "batch_stats": stats}, normalize(images))
-        values: dict[str, Float[Array, " b"]] = {}
-        for head in model.heads:
-            right = logits[head].argmax(-1) == labels
-            values[f"accuracy_{head}"] = 100 * right.astype(jnp.float32)
-            values[f"loss_{head}"] = optax.softmax_cross_entropy_with_integer_labels(
-                logits[head], labels
-            )
-        return collection.single_from_model_output(mask=valid, **values)
+    ) -> dict[str, Float[Array, ""]]:
+        images = normalize(images)
+        sums = {"images": valid.sum(dtype=jnp.float32)}
+        for name, (params, stats) in networks.items():
+            logits, _ = model.apply({"params": params, "batch_stats": stats}, images)
+            for head in model.heads:
+                right = logits[head].argmax(-1) == labels
+                loss = optax.softmax_cross_entropy_with_integer_labels(logits[head], labels)
+                sums[f"accuracy_{name}_{head}"] = jnp.sum(100.0 * right, where=valid)
+                sums[f"loss_{name}_{head}"] = jnp.sum(loss, where=valid)
+        return sums
 
-    def evaluate(
-        params: PyTree, stats: PyTree, batches: Iterable[tuple[Array, Array, Array]]
-    ) -> dict[str, float]:
-        total = collection.empty()
-        for batch in batches:
-            total = total.merge(evaluate_batch(params, stats, *batch))
-        return {name: float(value) for name, value in total.compute().items()}
+    def evaluate(networks: Mapping[str, Network], batches: Iterable[TestBatch]) -> dict[str, float]:
+        sums = [evaluate_batch(dict(networks), *batch) for batch in batches]
+        total = {name: math.fsum(float(part[name]) for part in sums) for name in sums[0]}
+        count = total.pop("images")
+        return {name: value / count for name, value in total.items()} | {"images": count}
 
     return evaluate
 

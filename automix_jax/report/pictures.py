@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from automix_jax.data import list_datasets, load_dataset
+from automix_jax.data import list_datasets, open_dataset
 from automix_jax.data.folder import SUFFIXES
 from automix_jax.data.images import decode_image
+from automix_jax.data.records import Records
 from automix_jax.errors import DataError
 
 _TFDS = "tfds:"
@@ -33,7 +34,7 @@ def choose(
     name where it lies in no folder below.
 
     Args:
-        data: NAME[:PATH], see `load_dataset`, of which the test images are taken; or a folder of
+        data: NAME[:PATH], see `open_dataset`, of which the test images are taken; or a folder of
             pictures, in folders of classes or not.
         count: how many.
         size: side of the squares to resize and crop to; for a folder by default 224, else as
@@ -49,16 +50,30 @@ def choose(
         files = _files(Path(path).expanduser())
         classes = _classes(files, Path(path).expanduser())
     else:
-        dataset = load_dataset(name, path or None, size)
-        classes = [dataset.class_names[label] for label in dataset.test.labels]
+        dataset = open_dataset(name, path or None)
+        numbers = _candidates(dataset.test, count, seed)
+        labels = getattr(dataset.test, "labels", None)
+        found = [dataset.test[i].label if labels is None else labels[i] for i in numbers]
+        classes = [dataset.class_names[label] for label in found]
     if len(classes) < count:
         raise DataError(f"{data} has {len(classes)} images: give --pairs={len(classes)} or less.")
     chosen = by_turns(classes, count, seed)
     if name == "folder":
         images = [decode_image(files[i], str(files[i]), size or 224, channels) for i in chosen]
     else:
-        images = [dataset.test.images[i] for i in chosen]
+        examples = [dataset.test[numbers[i]] for i in chosen]
+        images = [decode_image(e.image, e.name, size, dataset.channels) for e in examples]
+    if len({image.shape for image in images}) > 1:
+        raise DataError(f"the images of {data} have several sizes: give --size, such as 224.")
     return Pictures(np.stack(images), [classes[i] for i in chosen])
+
+
+def _candidates(records: Records, count: int, seed: int) -> Sequence[int]:
+    """The examples to choose from: all, but of those whose labels must be read a few."""
+    if hasattr(records, "labels"):
+        return range(len(records))
+    order = np.random.default_rng(seed).permutation(len(records))
+    return [int(i) for i in order[: 20 * count]]
 
 
 def by_turns(classes: Sequence[str], count: int, seed: int) -> list[int]:

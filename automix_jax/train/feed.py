@@ -1,7 +1,9 @@
 """Where a run's images come from: the device's memory, or a stream from the disk."""
 
-import itertools
-from collections.abc import Generator, Iterable, Iterator
+import collections
+import contextlib
+import functools
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,8 +18,8 @@ from automix_jax.config import transforms
 from automix_jax.data import Dataset, Facts, load_dataset, open_dataset, pipeline
 from automix_jax.data.bad_records import BadRecords, bad_limit
 from automix_jax.data.records import RecordDataset
-
-DeviceBatch = tuple[Array, Array, Array]  # images [b, H, W, C], labels [b], whether they count [b]
+from automix_jax.data.workers import num_cores, prefetch
+from automix_jax.evaluate.accuracy import TestBatch
 
 
 @runtime_checkable
@@ -32,6 +34,11 @@ class Feed(Protocol):
     facts: Facts
     max_steps: int
 
+    @property
+    def unreadable(self) -> collections.Counter[str]:
+        """How many images of each split have turned out to be unreadable."""
+        ...
+
     def dispatch(self, step: int, count: int) -> tuple[Any, ...]:
         """What `count` steps from `step` on take of `run_steps`: images, labels, indices."""
         ...
@@ -44,7 +51,7 @@ class Feed(Protocol):
         """The images of the batches of some steps, [B, H, W, C] each."""
         ...
 
-    def test_batches(self) -> Iterator[DeviceBatch]:
+    def test_batches(self) -> Iterator[TestBatch]:
         """The test split, once."""
         ...
 
@@ -83,6 +90,7 @@ class MemoryFeed:
     def __init__(self, config: ConfigDict, dataset: Dataset, mesh: Mesh):
         """Puts the images on the devices."""
         self.facts, self._test = dataset.facts, dataset.test
+        self.unreadable: collections.Counter[str] = collections.Counter()  # they were read before
         self._order = _order(config, dataset.facts)
         self._mesh, self._test_size = mesh, round_up(config.eval.batch_size, mesh.size)
         everywhere = NamedSharding(mesh, PartitionSpec())
@@ -107,7 +115,7 @@ class MemoryFeed:
         for step in steps:
             yield self._take(self._train_arrays[0], self._order(step).astype(np.int32))
 
-    def test_batches(self) -> Iterator[DeviceBatch]:
+    def test_batches(self) -> Iterator[TestBatch]:
         """The test split, its last batch filled up with its last image."""
         images, labels = self._test_arrays
         for start in range(0, len(labels), self._test_size):
@@ -134,26 +142,21 @@ class StreamFeed:
     ):
         """Opens the streams; the workers start with the first batch."""
         self.facts = stream_facts(config, dataset)
-        self._config, self._dataset, self._mesh = config, dataset, mesh
+        self._config, self._dataset, self._mesh, self._workdir = config, dataset, mesh, workdir
         self._order = _order(config, self.facts)
         self._train_transform, self._test_transform = transforms(config, dataset.channels)
         self._last_step = config.epochs * (self.facts.train_images // config.batch_size)
-        self._train: Generator[DeviceBatch] | None = None
+        self._train: Generator[TestBatch] | None = None
         self._next_step = 0  # that the stream of training batches would give
-        self._test: Generator[pipeline.Batch] | None = None
-        self._bad = None
-        if workdir is not None:
-            limit = bad_limit(config.data.bad_share, self.facts.train_images)
-            self._bad = BadRecords(workdir / "bad_records.jsonl", limit)
         self._sharding = NamedSharding(mesh, PartitionSpec("data"))
 
     def dispatch(self, step: int, count: int) -> tuple[Any, ...]:
         """The batch of a step; it is there already where the steps are taken in turn."""
         assert count == 1  # max_steps
         if self._train is None or step != self._next_step:
-            if self._train is not None:
-                self._train.close()
-            self._train = pipeline.prefetch(self._training(range(step, self._last_step)), self._put)
+            self.close()
+            steps = range(step, self._last_step)
+            self._train = prefetch(self._training(steps, self._workers), self._put)
         self._next_step = step + 1
         images, labels, _ = next(self._train)
         return images, labels, None
@@ -172,23 +175,23 @@ class StreamFeed:
 
     def training_images(self, steps: range) -> Iterator[Array]:
         """The images of the batches of some steps, [B, S, S, C] each, augmented as far as here."""
-        for images, _, _ in pipeline.prefetch(self._training(steps), self._put):
-            yield images
+        # Few, so that threads are done before processes have started.
+        with contextlib.closing(prefetch(self._training(steps, workers=0), self._put)) as batches:
+            for images, _, _ in batches:
+                yield images
 
-    def test_batches(self) -> Iterator[DeviceBatch]:
-        """The test split; its workers stay for the next time."""
-        size = round_up(self._config.eval.batch_size, self._mesh.size)
-        if self._test is None:
-            self._test = pipeline.test_batches(
-                self._dataset.test,
-                self._test_transform,
-                num_classes=self.facts.num_classes,
-                batch_size=size,
-                workers=num_workers(self._config),
-            )
-        count = pipeline.num_test_batches(self._dataset.test, size)
-        batches = self._listed(itertools.islice(self._test, count), "test")
-        return pipeline.prefetch(batches, self._put)
+    def test_batches(self) -> Iterator[TestBatch]:
+        """The test split, once."""
+        devices = self._mesh.size
+        size = round_up(min(self._config.eval.batch_size, self.facts.test_images), devices)
+        batches = pipeline.test_batches(
+            self._dataset.test,
+            self._test_transform,
+            num_classes=self.facts.num_classes,
+            batch_size=size,
+            workers=self._workers,
+        )
+        return prefetch(self._listed(batches, "test"), self._put)
 
     def test_examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Some test images, [n, S, S, C], and their labels."""
@@ -196,12 +199,33 @@ class StreamFeed:
 
     def close(self) -> None:
         """Ends the workers."""
-        for stream in (self._train, self._test):
-            if stream is not None:
-                stream.close()
-        self._train = self._test = None
+        if self._train is not None:
+            self._train.close()
+            self._train = None
 
-    def _training(self, steps: range) -> Generator[pipeline.Batch]:
+    @property
+    def unreadable(self) -> collections.Counter[str]:
+        """How many images of each split are listed, by this start and those before."""
+        return collections.Counter() if self._bad is None else self._bad.counts
+
+    @property
+    def _workers(self) -> int:
+        workers = self._config.run.workers
+        return num_cores() if workers < 0 else workers
+
+    @functools.cached_property
+    def _bad(self) -> BadRecords | None:
+        """The list of unreadable images, with those of earlier starts."""
+        if self._workdir is None:
+            return None
+        share, facts = self._config.data.bad_share, self.facts
+        limits = {
+            "train": bad_limit(share, facts.train_images),
+            "test": bad_limit(share, facts.test_images),
+        }
+        return BadRecords(self._workdir / "bad_records.jsonl", limits)
+
+    def _training(self, steps: range, workers: int) -> Generator[pipeline.Batch]:
         batches = pipeline.train_batches(
             self._dataset.train,
             self._train_transform,
@@ -210,23 +234,24 @@ class StreamFeed:
             num_classes=self.facts.num_classes,
             batch_size=self._config.batch_size,
             steps=steps,
-            workers=num_workers(self._config),
+            workers=workers,
         )
         return self._listed(batches, "train")
 
-    def _listed(self, batches: Iterable[pipeline.Batch], split: str) -> Generator[pipeline.Batch]:
+    def _listed(self, batches: Generator[pipeline.Batch], split: str) -> Generator[pipeline.Batch]:
         """The batches, whose unreadable images are written down.
 
         Raises:
             DataError: if they are more than `config.data.bad_share` allows.
         """
-        for batch in batches:
-            for bad in batch.bad:
-                if self._bad is not None:
-                    self._bad.add(split, bad.index, bad.name, bad.reason)
-            yield batch
+        with contextlib.closing(batches):
+            for batch in batches:
+                for bad in batch.bad:
+                    if self._bad is not None:
+                        self._bad.add(split, bad.index, bad.name, bad.reason)
+                yield batch
 
-    def _put(self, batch: pipeline.Batch) -> DeviceBatch:
+    def _put(self, batch: pipeline.Batch) -> TestBatch:
         images, labels, valid = jax.device_put(batch[:3], self._sharding)
         return images, labels, valid
 
@@ -241,12 +266,6 @@ def stream_facts(config: ConfigDict, dataset: RecordDataset) -> Facts:
         train_images=len(dataset.train),
         test_images=len(dataset.test),
     )
-
-
-def num_workers(config: ConfigDict) -> int:
-    """The processes that read a stream."""
-    workers = config.run.workers
-    return pipeline.num_cores() if workers < 0 else workers
 
 
 def round_up(size: int, multiple: int) -> int:

@@ -117,6 +117,8 @@ class _Run:
         self.total_steps = config.epochs * self.steps_per_epoch
         self.seconds: dict[str, float] = collections.defaultdict(float)
         self.best = -math.inf
+        self.began = False  # this start has taken a step
+        self.said_unreadable: collections.Counter[str] = collections.Counter()
         self.programs: dict[int, jax.stages.Compiled] = {}
 
         self.guide = jax.device_put(
@@ -144,11 +146,13 @@ class _Run:
                     count = self.next_dispatch(step)
                     with self.clock("compile"):
                         run_steps = self.compiled(count)
-                    with self.clock("input"):
+                    # The first batch waits for workers to start, which says nothing of their rate.
+                    with self.clock("input" if self.began else "start"):
                         inputs = self.feed.dispatch(step, count)
                     with self.clock("train"):
                         state, metrics = run_steps(state, metrics, *inputs, self.guide)
                         jax.block_until_ready(metrics)
+                    self.began = True
                     step += count
                     self.show_progress(logger, metrics, step)
                     due, best = self.checkpoint_due(step, count), False
@@ -300,7 +304,17 @@ class _Run:
         record["time/images_per_second"] = self.rate(step)
         logger.write(record)
         logger.say(self.epoch_line(record))
+        self.say_unreadable(logger)
         return best
+
+    def say_unreadable(self, logger: Logger) -> None:
+        """Says how many images could not be read, where there are new ones."""
+        if (found := self.feed.unreadable) != self.said_unreadable:
+            self.said_unreadable = found
+            logger.say(
+                f"{found['train']} training and {found['test']} test images cannot be read:"
+                f" {self.workdir / 'bad_records.jsonl'} lists them"
+            )
 
     def epoch_line(self, record: dict[str, Any]) -> str:
         """An epoch in one line."""
@@ -319,13 +333,7 @@ class _Run:
         networks = {"student": (state.params["student"], state.student_stats)}
         if state.teacher:
             networks["teacher"] = (state.teacher, self.teacher_stats(state, self.feed))
-        result = {}
-        for network, (params, stats) in networks.items():
-            values = self.evaluate(params, stats, self.feed.test_batches())
-            for name, value in values.items():
-                kind, head = name.split("_", 1)
-                result[f"{kind}_{network}_{head}"] = value
-        return result
+        return self.evaluate(networks, self.feed.test_batches())
 
     @functools.cached_property
     def mixer(self) -> samples.Mixer:
@@ -357,6 +365,7 @@ class _Run:
             "epochs": self.config.epochs,
             "steps": int(state.step),
             "images_per_second": self.rate(self.total_steps),
+            "unreadable_images": dict(self.feed.unreadable),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "parameters": {
                 name: int(parameter_overview.count_parameters(params))

@@ -63,6 +63,11 @@ def generate(
         raise ConfigError(
             f"the batch size is {size}: it must be from 2 to {count}, the training images of {run}."
         )
+    if trained.config.data.loading == "stream":
+        raise ConfigError(
+            f"the run in {run} reads a stream, but supermix holds all images in memory: train one"
+            " with --config.data.loading=memory."
+        )
     source = _describe(trained, rounds=rounds, batch_size=size, seed=seed, **options)
     if reuse and _source(out) == source:
         return out

@@ -47,7 +47,7 @@ def claim(workdir: Path, config: ConfigDict, facts: Facts) -> None:
         ) from error
     except OSError as error:
         raise CheckpointError(
-            f"--workdir {workdir} cannot be used ({error}): choose another."
+            f"--workdir {workdir} cannot be used ({error.strerror}): choose another."
         ) from error
 
 
@@ -117,9 +117,15 @@ def write_atomically(path: Path, text: str) -> None:
 def _check_data(saved: dict[str, Any], found: dict[str, Any], workdir: Path) -> None:
     different = [name for name in found if saved.get(name) != found[name]]
     if different:
+        shown = ", ".join(
+            name
+            if name == "class_names"
+            else f"{name} {found[name]} here and {saved.get(name)} there"
+            for name in different
+        )
         raise CheckpointError(
-            f"{workdir} holds a run on other data (its {', '.join(different)} differ): choose"
-            " another --workdir, or give it the data that it was started with."
+            f"{workdir} holds a run on other data ({shown} differ): choose another --workdir, or"
+            " give it the data that it was started with."
         )
 
 

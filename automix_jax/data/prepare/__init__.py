@@ -24,7 +24,7 @@ from automix_jax.data.prepare import (
     writer,
 )
 from automix_jax.data.prepare.preparer import Places, Preparer, advice, format_size, locate
-from automix_jax.data.prepare.progress import progress_bar
+from automix_jax.data.progress import progress_bar
 from automix_jax.errors import DataError, did_you_mean
 
 __all__ = [
@@ -125,18 +125,18 @@ def prepare(
     found = locate(preparer, source)
     out = Path(out).expanduser().absolute()
     _check_apart(found, out)
-    state = manifest.load(out) or _new_state(name, found, out)
-    _check_state(state, name, _source(found), out)
-    if state.done and (out / writer.INFO).is_file():
-        return _result(preparer, state, out, written=False)
-    _check_room(found, state, out)
-    if not (unverified or state.checked):
-        state.official = parts.verify(found.values())
-        state.checked = True
-    _begin(out, state)
     with _alone(out):
+        state = manifest.load(out) or _new_state(name, found, out)
+        _check_state(state, name, _source(found), out)
+        if state.done and (out / writer.INFO).is_file():
+            return _result(preparer, state, out, written=False)
+        _check_room(found, state, out)
+        if not (unverified or state.checked):
+            state.official = parts.verify(found.values())
+            state.checked = True
+        _save(state, out)
         _write(preparer, found, state, out, shard_bytes)
-    return _result(preparer, state, out, written=True)
+        return _result(preparer, state, out, written=True)
 
 
 def _write(
@@ -149,7 +149,7 @@ def _write(
     _check_counts(preparer, state)
     writer.write_metadata(out, content, state, preparer.title, preparer.page)
     state.done = True
-    state.save(out)
+    _save(state, out)
 
 
 def _check_apart(found: Places, out: Path) -> None:
@@ -162,11 +162,9 @@ def _check_apart(found: Places, out: Path) -> None:
 
 
 def _new_state(name: str, found: Places, out: Path) -> manifest.Manifest:
-    """That of a folder in which nothing is. Raises a DataError if there is something."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(
-            f"{out} (--out) exists and is not a folder that was being prepared; choose another"
-        )
+    """That of a folder that is empty. Raises a DataError if it is not."""
+    if any(out.iterdir()):
+        raise DataError(f"{out} (--out) is not a folder that was being prepared; choose another")
     return manifest.Manifest(name, _source(found))
 
 
@@ -194,7 +192,7 @@ def _check_room(found: Places, state: manifest.Manifest, out: Path) -> None:
     """Raises a DataError if archives have more bytes to be written than the disk has room."""
     archives = [place.path.stat().st_size for place in found.values() if place.packed]
     needed = sum(archives) - _size(state)
-    free = shutil.disk_usage(next(p for p in (out, *out.parents) if p.exists())).free
+    free = shutil.disk_usage(out).free
     if needed > free:
         raise DataError(
             f"{out} (--out) has room for {format_size(free)} but about {format_size(needed)} are to"
@@ -202,10 +200,16 @@ def _check_room(found: Places, state: manifest.Manifest, out: Path) -> None:
         )
 
 
-def _begin(out: Path, state: manifest.Manifest) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+def _save(state: manifest.Manifest, out: Path) -> None:
+    with _writing(out):
         state.save(out)
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Turns what the system refuses into a DataError."""
+    try:
+        yield
     except OSError as error:
         raise DataError(
             f"{out} (--out) cannot be written ({error.strerror}); choose another folder"
@@ -214,10 +218,12 @@ def _begin(out: Path, state: manifest.Manifest) -> None:
 
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Holds a folder, so that no other process writes into it."""
+    """Makes a folder, unless it is there, and holds it, so that no other process uses it."""
     import fcntl
 
-    descriptor = os.open(out, os.O_RDONLY)
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # Some network disks have no locks.
             try:

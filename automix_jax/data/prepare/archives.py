@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from automix_jax.data.prepare.progress import Advance
+from automix_jax.data.progress import Advance
 from automix_jax.errors import DataError
 
 _MAX_FILE = 4 * 2**30  # Of one file inside; a larger one is no image and no list of images.

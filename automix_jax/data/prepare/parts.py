@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from automix_jax.data.prepare import archives
-from automix_jax.data.prepare.progress import progress_bar
+from automix_jax.data.progress import progress_bar
 from automix_jax.errors import DataError
 
 _ALGORITHMS = {32: "md5", 64: "sha256"}  # by the number of their hexadecimal digits

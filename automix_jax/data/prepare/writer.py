@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from automix_jax.data.images import describe_error
 from automix_jax.data.prepare.manifest import Manifest, Shard, shard_path
 from automix_jax.data.prepare.parts import Content, Item
-from automix_jax.data.prepare.progress import Advance
+from automix_jax.data.progress import Advance
 from automix_jax.errors import DataError
 
 if TYPE_CHECKING:
@@ -190,16 +191,16 @@ def _writing(path: Path) -> Iterator[None]:
 
 def _fault(data: bytes) -> str:
     """Why an image cannot be read, by its header; empty if nothing is wrong with that."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if not data:
         return "empty"
     try:
         Image.open(io.BytesIO(data)).close()
-    except UnidentifiedImageError:
-        return "no known image format"
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's plugins raise a dozen types on a broken file.
-        return f"{type(error).__name__}: {error}"
+        return describe_error(error)
     return ""
 
 

@@ -16,6 +16,7 @@ from automix_jax.data.records import ImageSource
 from automix_jax.data.transforms.color import color_jitter, random_color_jitter
 from automix_jax.data.transforms.crop import (
     center_box,
+    check_padding,
     check_ranges,
     crop_of_resized,
     padded_crop,
@@ -83,7 +84,7 @@ class TrainTransform:
                 " set it to 0, or config.data.crop to random_resized"
             )
         if self.crop == "padded":
-            _check_padding(self.size, self.padding, self.padding_mode)
+            check_padding((self.size, self.size), self.padding, self.padding_mode)
         if self.color_jitter < 0:
             raise ConfigError(f"config.data.color_jitter is {self.color_jitter}: use 0 or more")
         if self.rand_augment:
@@ -109,7 +110,7 @@ class TrainTransform:
             uint8 [size, size, channels].
 
         Raises:
-            DataError: if the image cannot be read.
+            ImageError, DataError, MemoryError: see `images.reading`.
         """
         picture = self._cropped(load_image(image, where, self.channels), rng)
         if self.flip and rng.random() < 0.5:
@@ -180,7 +181,7 @@ class TestTransform:
             uint8 [size, size, channels].
 
         Raises:
-            DataError: if the image cannot be read.
+            ImageError, DataError, MemoryError: see `images.reading`.
         """
         picture = load_image(image, where, self.channels)
         size = resized_size(*picture.size, self.resize or self.size)
@@ -196,17 +197,6 @@ def _check_target(size: int, channels: int, interpolation: str) -> None:
     if interpolation not in ("bicubic", "bilinear"):
         raise ConfigError(
             f'config.data.interpolation is "{interpolation}": use "bicubic" or "bilinear"'
-        )
-
-
-def _check_padding(size: int, padding: int, mode: str) -> None:
-    if mode not in ("zero", "reflect"):
-        raise ConfigError(f'config.data.padding_mode is "{mode}": use "zero" or "reflect"')
-    greatest = size - 1 if mode == "reflect" else size
-    if not 0 <= padding <= greatest:
-        raise ConfigError(
-            f"config.data.padding is {padding}: use 0 to {greatest} for images of {size} x {size}"
-            f" and the mode {mode}"
         )
 
 

@@ -36,6 +36,18 @@ def check_ranges(scale: Sequence[float], ratio: Sequence[float]) -> None:
         )
 
 
+def check_padding(size: tuple[int, int], padding: int, mode: str) -> None:
+    """Raises a ConfigError unless images of this (height, width) can be padded so."""
+    if mode not in ("zero", "reflect"):
+        raise ConfigError(f'config.data.padding_mode is "{mode}": use "zero" or "reflect"')
+    greatest = min(size) - 1 if mode == "reflect" else min(size)
+    if not 0 <= padding <= greatest:
+        raise ConfigError(
+            f"config.data.padding is {padding}: use 0 to {greatest} for images of {size[0]} x"
+            f" {size[1]} and the mode {mode}"
+        )
+
+
 def random_resized_box(
     rng: np.random.Generator,
     width: int,
