@@ -17,7 +17,7 @@ from PIL import Image
 from automix_jax.data import load_dataset, open_dataset
 from automix_jax.data.check import check
 from automix_jax.data.images import decode_image
-from automix_jax.data.tfds_source import open_prepared
+from automix_jax.data.sources.prepared import open_prepared
 from automix_jax.errors import DataError, ImageError
 from tests.test_data import cifar10_python, cifar_data, tiny_tfds, write_tar
 

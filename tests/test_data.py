@@ -24,7 +24,7 @@ from automix_jax.data import (
     load_dataset,
     progress,
 )
-from automix_jax.data.unpickle import restricted_loads
+from automix_jax.data.sources.unpickle import restricted_loads
 from automix_jax.errors import AutoMixError, ConfigError, DataError
 
 

@@ -1,5 +1,6 @@
 """Datasets by name, lists in CSV, the list of bad records, and `automix data check`."""
 
+import importlib
 import io
 import json
 import os
@@ -651,7 +652,7 @@ def test_check_reads_images_in_threads(tmp_path, monkeypatch):
 
     root = write_folder(tmp_path / "data", {"train/cat": 150, "test/cat": 1}, size=(9, 9))
     write_image(root / "train/cat/100.png", random_images(0, 20, 30, 3))
-    from automix_jax.data import scan
+    scan = importlib.import_module("automix_jax.data.check.scan")
 
     seen = set()
     look, meeting = scan._look_at, threading.Barrier(2, timeout=20)

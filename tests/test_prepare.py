@@ -24,7 +24,7 @@ from automix_jax.data.images import decode_image
 from automix_jax.data.prepare import archives, list_preparers, prepare, writer
 from automix_jax.data.prepare.manifest import Manifest, shard_path
 from automix_jax.data.prepare.parts import Content, Item
-from automix_jax.data.tfds_source import open_prepared, open_tfds
+from automix_jax.data.sources.prepared import open_prepared, open_tfds
 from automix_jax.data_commands import data
 from automix_jax.errors import ConfigError, DataError
 from tests.miniatures import (

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from automix_jax.data import list_datasets, open_dataset
-from automix_jax.data.folder import SUFFIXES
 from automix_jax.data.images import decode_image
 from automix_jax.data.records import Records
+from automix_jax.data.sources.folder import SUFFIXES
 from automix_jax.errors import DataError
 
 _TFDS = "tfds:"

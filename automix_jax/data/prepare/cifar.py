@@ -3,10 +3,10 @@
 import io
 from collections.abc import Iterator
 
-from automix_jax.data.cifar import PAGE, load_cifar
 from automix_jax.data.dataset import Dataset
 from automix_jax.data.prepare.parts import Content, Item, Part, holds
 from automix_jax.data.prepare.preparer import Places, Preparer
+from automix_jax.data.sources.cifar import PAGE, load_cifar
 
 
 def _part(archive: str, size: int, md5: str, folder: str, meta: str) -> tuple[Part]:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from automix_jax.data.arrays import load_npz
-from automix_jax.data.cifar import load_cifar
-from automix_jax.data.csv_source import open_csv
 from automix_jax.data.dataset import Dataset, Split, check_memory, check_same_shape, make_split
-from automix_jax.data.folder import open_folder
-from automix_jax.data.idx import load_fashion_mnist, load_fashion_mnist_sample
 from automix_jax.data.images import decode_image, load_images, resize_split
 from automix_jax.data.records import ArrayRecords, FileRecords, RecordDataset, Records
+from automix_jax.data.sources.arrays import load_npz
+from automix_jax.data.sources.cifar import load_cifar
+from automix_jax.data.sources.csv_list import open_csv
+from automix_jax.data.sources.folder import open_folder
+from automix_jax.data.sources.idx import load_fashion_mnist, load_fashion_mnist_sample
 from automix_jax.errors import DataError
 
 _ARRAYS: dict[str, Callable[[str | None], Dataset]] = {
@@ -69,7 +69,7 @@ def open_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Recor
     """
     path = str(path) if path else None
     if name.startswith(_TFDS) and name != _TFDS:
-        from automix_jax.data.tfds_source import open_tfds
+        from automix_jax.data.sources.prepared import open_tfds
 
         return open_tfds(name.removeprefix(_TFDS), path)
     folder = Path(path).expanduser() if path else None
@@ -129,7 +129,7 @@ def is_prepared(folder: Path) -> bool:
 
 def _open_prepared(name: str, folder: Path) -> RecordDataset:
     """The dataset in a prepared folder, which must be `name`."""
-    from automix_jax.data.tfds_source import open_prepared
+    from automix_jax.data.sources.prepared import open_prepared
 
     dataset = open_prepared(folder)
     if dataset.name != name:

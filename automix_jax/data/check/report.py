@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from automix_jax.data.bad_records import printable
-from automix_jax.data.findings import Finding
-from automix_jax.data.scan import Scan
+from automix_jax.data.check.findings import Finding
+from automix_jax.data.check.scan import Scan
 from automix_jax.errors import DataError
 
 _SHOWN = 20  # lines of one finding

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from automix_jax.data.bad_records import BAD_SHARE, bad_limit
-from automix_jax.data.folder import SUFFIXES, find_files
+from automix_jax.data.check.scan import UNREAD, Place, Scan, example_at, same_images
 from automix_jax.data.images import reading
 from automix_jax.data.prepare import get_preparer
 from automix_jax.data.prepare.archives import checksum
 from automix_jax.data.progress import progress_bar
 from automix_jax.data.records import FileRecords, RecordDataset
-from automix_jax.data.scan import UNREAD, Place, Scan, example_at, same_images
 from automix_jax.data.sources import is_prepared
+from automix_jax.data.sources.folder import SUFFIXES, find_files
 from automix_jax.errors import ImageError
 
 _MAX_ASPECT = 10  # a longer image shows a network next to nothing of what is in it

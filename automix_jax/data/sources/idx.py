@@ -35,7 +35,7 @@ def load_fashion_mnist_sample() -> Dataset:
     Raises:
         DataError: if the files were not installed with the package.
     """
-    folder = importlib.resources.files(__package__) / "sample"
+    folder = importlib.resources.files("automix_jax.data") / "sample"
     return _load(folder, "fashion_mnist_sample", "reinstall automix_jax")
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from automix_jax.data.bad_records import printable
 from automix_jax.data.dataset import DataFaults
-from automix_jax.data.folder import Files, hold_out, make_dataset
 from automix_jax.data.records import RecordDataset
+from automix_jax.data.sources.folder import Files, hold_out, make_dataset
 from automix_jax.errors import DataError, did_you_mean
 
 _HEADERS = (["path", "label"], ["path", "label", "split"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from automix_jax.data.dataset import MAX_BYTES, Dataset, Split, make_split
-from automix_jax.data.unpickle import restricted_loads
+from automix_jax.data.sources.unpickle import restricted_loads
 from automix_jax.errors import DataError
 
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"

@@ -4,9 +4,9 @@ import tarfile
 import zlib
 from pathlib import Path
 
-from automix_jax.data.folder import SUFFIXES
 from automix_jax.data.records import RecordDataset
 from automix_jax.data.sources import is_prepared, open_dataset
+from automix_jax.data.sources.folder import SUFFIXES
 from automix_jax.errors import DataError
 
 _ACCEPTED = (
@@ -53,7 +53,7 @@ def open_path(path: Path) -> tuple[str, RecordDataset]:
     except OSError as error:
         raise DataError(f"cannot read {path} ({error}); check its permissions") from error
     if prepared:
-        from automix_jax.data.tfds_source import open_prepared
+        from automix_jax.data.sources.prepared import open_prepared
 
         return "prepared dataset (ArrayRecord)", open_prepared(prepared)
     return _KINDS[name], open_dataset(name, path)

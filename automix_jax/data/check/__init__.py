@@ -4,11 +4,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from automix_jax.data.check_report import Report, bad_lines, describe, to_json
+from automix_jax.data.check.findings import Finding, find_all
+from automix_jax.data.check.recognize import open_path
+from automix_jax.data.check.report import Report, bad_lines, describe, to_json
+from automix_jax.data.check.scan import scan
 from automix_jax.data.dataset import DataFaults
-from automix_jax.data.findings import Finding, find_all
-from automix_jax.data.recognize import open_path
-from automix_jax.data.scan import scan
 from automix_jax.data.sources import is_prepared, list_datasets, open_dataset
 from automix_jax.errors import ConfigError, DataError
 
