@@ -51,7 +51,7 @@ class Files:
     """Encoded images again and again, as records."""
 
     images: tuple[bytes, ...]
-    count: int = 10**7
+    count: int
 
     def __len__(self) -> int:
         return self.count
@@ -182,11 +182,11 @@ def draw_box(rng: np.random.Generator, width: int, height: int, transform: Train
 def our_pipeline(images: tuple[bytes, ...], workers: int, rand_augment: str) -> Case:
     @contextlib.contextmanager
     def open_case() -> Iterator[Callable[[], int]]:
-        records = Files(images, len(images))
+        records = Files(images, max(len(images), BATCH))
         batches = pipeline.train_batches(
             records,
             TrainTransform(SIZE, rand_augment=rand_augment),
-            pipeline.TrainOrder(0, BATCH, len(images)),
+            pipeline.TrainOrder(0, BATCH, len(records)),
             seed=0,
             num_classes=1,
             batch_size=BATCH,

@@ -36,11 +36,12 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Column, Table
 
-from automix_jax.config import default_config, validate
+from automix_jax.config import default_config
 from automix_jax.data.dataset import Dataset, Split
 from automix_jax.errors import AutoMixError, ConfigError
 from automix_jax.models import list_models, model_options, paper_layer
 from automix_jax.train.build import Experiment, build, compute_dtype, named_key, replicated
+from automix_jax.validation import validate
 
 METHODS = ("vanilla", "mixup", "automix")
 TORCH_DEPTHS = {"resnet18": 18, "resnet50": 50}

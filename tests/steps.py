@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from automix_jax.automix import AutoMix
 from automix_jax.data.augment import augment, normalize
 from automix_jax.mixblock import MixBlock
 from automix_jax.mixup_training import MixupTraining
-from automix_jax.models import Classifier, create_model
+from automix_jax.models import Backbone, Classifier, create_model
 from automix_jax.optim import by_group, sgd
 from automix_jax.schedules import ema_rate
 from automix_jax.train.state import create_state
@@ -38,7 +39,7 @@ class Setup:
     """A method on a network: `create` makes its state, `step` takes one step."""
 
     method: str = "automix"
-    model: str = "resnet8"
+    model: str | Callable[..., Backbone] = "resnet8"
     stem: str | None = "cifar"
     layer: str = "stage2"
     image: int = 16
@@ -54,7 +55,8 @@ class Setup:
         self.mesh = data_mesh(self.devices)
         chosen = {"width": self.width, "stem": self.stem}
         chosen = {name: value for name, value in chosen.items() if value is not None}
-        backbone = create_model(self.model, num_classes=0, **chosen, **self.options)
+        make = self.model if callable(self.model) else functools.partial(create_model, self.model)
+        backbone = make(num_classes=0, **chosen, **self.options)
         optimizer = sgd(0.1, momentum=0.9, weight_decay=1e-4)
         if self.method == "automix":
             network = Classifier(backbone, self.classes)

@@ -1,6 +1,7 @@
 """The training step: where gradients go, what it costs, and that devices do not matter."""
 
 import collections
+import functools
 import math
 import re
 
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from automix_jax import ConvNeXtT, MobileNetV2, SwinT
+from automix_jax.models.mobile import Stage
 from automix_jax.objective import Frozen
 from tests.steps import Setup, preprocess
 
@@ -179,20 +182,36 @@ def test_devices_do_not_matter_to_what_is_dropped():
     assert relative(none["params"], one["params"]) > 1e-4
 
 
-@pytest.mark.parametrize(
-    ("model", "stem", "width", "layer"),
-    [
-        ("mobilenet_v2", None, None, "stage3"),
-        ("convnext_t", "cifar", 8, "stage3"),
-        ("deit_t", None, 24, "block6"),
-        ("swin_t", None, 24, "merge2"),
-    ],
-)
-def test_other_families_take_steps(model, stem, width, layer):
+# Every kind of block of each family, once or as often as one differs from the next.
+DROPPING = {"drop_path": 0.1}
+FAMILIES = {
+    "mobilenet": (
+        functools.partial(
+            MobileNetV2,
+            stages=(Stage(3, 16, 1, 1, 1), Stage(3, 24, 2, 2, 6), Stage(3, 32, 1, 2, 6)),
+        ),
+        {"stem": None, "layer": "stage2", "options": DROPPING},
+    ),
+    "convnext": (
+        functools.partial(ConvNeXtT, stage_sizes=(1, 1, 2, 1)),
+        {"stem": "cifar", "width": 8, "layer": "stage3", "options": DROPPING},
+    ),
+    "deit": (
+        "deit_t",
+        {"stem": None, "width": 24, "layer": "block1", "options": {"blocks": 2} | DROPPING},
+    ),
+    "swin": (
+        functools.partial(SwinT, stage_sizes=(2, 1, 1, 1)),
+        {"stem": None, "width": 24, "layer": "merge2", "options": DROPPING},
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_take_steps(family):
     """A step moves every parameter but the keys' biases, which the softmax cancels."""
-    setup = Setup(
-        model=model, stem=stem, width=width, layer=layer, image=32, options={"drop_path": 0.1}
-    )
+    model, fields = FAMILIES[family]
+    setup = Setup(model=model, image=32, **fields)
     state = setup.create(jax.random.key(0))
     images, labels = setup.batch(8)
     after, metrics = jax.jit(setup.step)(state, images, labels)
