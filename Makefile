@@ -4,13 +4,14 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 RUN := $(VENV)/bin/python
 
-.PHONY: help quickstart test lint test-backbones test-faults test-matrix clean
+.PHONY: help quickstart test lint test-backbones test-recipes test-faults test-matrix clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   install into $(VENV), train AutoMix on embedded images (about 5 minutes)"
 	@echo "make test         install into $(VENV), lint, type-check and test"
 	@echo "make test-backbones  every network against its PyTorch original at every size"
+	@echo "make test-recipes  an abstract step of every recipe and variant"
 	@echo "make test-faults  twenty runs killed at random, each resumed to the same bits"
 	@echo "make test-matrix  the tests on Python 3.11, 3.12 and 3.13 with the sets in constraints/"
 	@echo "make clean        remove the virtual environments"
@@ -27,6 +28,9 @@ test-faults: $(VENV)/.installed-dev
 
 test-backbones: $(VENV)/.installed-dev
 	AUTOMIX_BACKBONES=all $(RUN) -m pytest tests/test_backbones.py
+
+test-recipes: $(VENV)/.installed-dev
+	AUTOMIX_RECIPES=all $(RUN) -m pytest -n auto tests/test_configs.py -k builds
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .

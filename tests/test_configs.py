@@ -1,6 +1,7 @@
 """Every recipe, method and variant is a valid configuration; its networks and step have shapes."""
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,16 @@ def test_networks_stand_for_all_recipes():
     assert {trait for trait in wanted if trait[0] == "optimizer"} <= stepped
 
 
-@pytest.mark.parametrize(("name", "depth"), NETWORKS.items())
+# `make test-recipes` takes an abstract step of every recipe and variant, in a few minutes.
+EVERY = {
+    f"{recipe}:{argument},variant={variant}": "step"
+    for recipe, argument in ALL
+    for variant in VARIANTS
+}
+BUILT = EVERY if os.environ.get("AUTOMIX_RECIPES") == "all" else NETWORKS
+
+
+@pytest.mark.parametrize(("name", "depth"), BUILT.items())
 def test_recipe_builds(name, depth):
     """Networks and optimizer with the real classes and images; and a step or its loss of some."""
     config = load_named(name)

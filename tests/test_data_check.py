@@ -669,3 +669,13 @@ def test_check_reads_images_in_threads(tmp_path, monkeypatch):
     assert len(seen) >= 2
     assert sizes[100].tolist() == [30, 20]
     assert np.delete(sizes, 100, 0).tolist() == [[9, 9]] * 149
+
+
+def test_check_shows_the_first_of_many_faults(tmp_path, capsys):
+    rows = "\n".join(["path,label,split", *(f"{n}.png,cat,training" for n in range(60))])
+    path = write_csv(tmp_path, rows)
+    assert data_commands.data(["check", str(path), f"--json={tmp_path / 'report.json'}"]) == 64
+    shown = capsys.readouterr().out.splitlines()
+    assert len([line for line in shown if line.startswith("fault: ")]) == 20
+    findings = json.loads((tmp_path / "report.json").read_text())["findings"]
+    assert len(findings) >= 60 and f"... and {len(findings) - 20} more findings" in "\n".join(shown)

@@ -61,12 +61,14 @@ def _lines(report: Report) -> Iterator[str]:
         for split in report.scans:
             yield f"{split:>7}  {_describe_split(report, split)}"
         yield from _rarest(report)
-    for finding in report.findings:
+    for finding in report.findings[:_SHOWN]:
         yield f"{finding.level}: {finding.message}"
         for item in finding.items[:_SHOWN]:
             yield f"    {item}"
         if len(finding.items) > _SHOWN:
             yield f"    ... and {len(finding.items) - _SHOWN} more: --json FILE lists all"
+    if len(report.findings) > _SHOWN:
+        yield f"... and {len(report.findings) - _SHOWN} more findings: --json FILE lists all"
     yield _verdict(report)
 
 
