@@ -42,7 +42,7 @@ def test_from_archive_to_accuracy(name, tmp_path, capsys):
     assert all(f"{len(pictures)}" in said for pictures in splits.values())
 
     config = recipes.override(
-        recipes.load_config(f"{recipe(name)}:method=mixup,epochs=2"),
+        recipes.load_config(f"{recipe(name)}:method=vanilla,epochs=2"),
         [
             f"--config.data.path={prepared}",
             "--config.data.num_classes=0",
