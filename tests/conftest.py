@@ -13,8 +13,8 @@ for _flag, _value in _FLAGS.items():
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
 
-# Traces and programs are millions of objects that stay: looking through them as often as Python does
-# by default takes a fifth of the time.
+# Traces and programs are millions of objects that stay: to look through them as often as Python
+# does by default takes a fifth of the time.
 gc.set_threshold(200_000, 50, 100)
 
 import jax  # noqa: E402
