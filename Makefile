@@ -4,12 +4,13 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 RUN := $(VENV)/bin/python
 
-.PHONY: help quickstart test lint test-backbones test-recipes test-faults test-matrix clean
+.PHONY: help quickstart test lint test-long test-backbones test-recipes test-faults test-matrix clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   install into $(VENV), train AutoMix on embedded images (about 5 minutes)"
 	@echo "make test         install into $(VENV), lint, type-check and test"
+	@echo "make test-long    the tests that take too long for make test"
 	@echo "make test-backbones  every network against its PyTorch original at every size"
 	@echo "make test-recipes  an abstract step of every recipe and variant"
 	@echo "make test-faults  twenty runs killed at random, each resumed to the same bits"
@@ -28,6 +29,9 @@ test-faults: $(VENV)/.installed-dev
 
 test-backbones: $(VENV)/.installed-dev
 	AUTOMIX_BACKBONES=all $(RUN) -m pytest tests/test_backbones.py
+
+test-long: $(VENV)/.installed-dev
+	AUTOMIX_LONG=all $(RUN) -m pytest -n auto -m long
 
 test-recipes: $(VENV)/.installed-dev
 	AUTOMIX_RECIPES=all $(RUN) -m pytest -n auto tests/test_configs.py -k builds

@@ -58,3 +58,12 @@ def vectors() -> Path:
     if folder is None:
         pytest.skip("no recorded vectors here; set AUTOMIX_PARITY_DIR")
     return folder
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what is marked as long, unless `make test-long` asks for it."""
+    if os.environ.get("AUTOMIX_LONG") == "all":
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in set(long)]

@@ -634,7 +634,14 @@ def test_drop_path_rises_block_by_block(name, monkeypatch):
 # -- initial values by name --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn28_8", "efficientnet_b0", "convnext_t", "deit_t"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet8", "deit_t"),
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("wrn28_8", "efficientnet_b0")),
+        pytest.param("convnext_t", marks=pytest.mark.long),
+    ],
+)
 def test_torch_default_initialisation(name):
     """Kernels and biases U(-b, b) with b = 1 / sqrt(fan-in); scales one, tables zero."""
     model = create_model(name, num_classes=10, init_scheme="torch_default")

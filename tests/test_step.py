@@ -167,6 +167,7 @@ def check_collectives(text: str, params) -> None:
     assert parameters <= sum(sizes) <= 1.05 * parameters
 
 
+@pytest.mark.long
 def test_devices_do_not_matter_to_what_is_dropped():
     """Branches and features that are left out are drawn by group, not by device.
 
@@ -207,7 +208,9 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", ["deit", *(pytest.param(f, marks=pytest.mark.long) for f in FAMILIES if f != "deit")]
+)
 def test_other_families_take_steps(family):
     """A step moves every parameter but the keys' biases, which the softmax cancels."""
     model, fields = FAMILIES[family]
