@@ -9,9 +9,8 @@ from typing import NoReturn
 
 from ml_collections import ConfigDict
 
+from automix_jax import commands, recipes
 from automix_jax import config as config_lib
-from automix_jax import recipes
-from automix_jax.commands import COMMANDS as OTHERS
 from automix_jax.config_commands import configs
 from automix_jax.data_commands import data
 from automix_jax.errors import AutoMixError, ConfigError, did_you_mean
@@ -55,7 +54,7 @@ automix COMMAND [ARGUMENTS]
 `automix COMMAND --help` says more.
 """
 INTERRUPTED = 130
-COMMANDS = {"configs": configs, "data": data, **OTHERS}
+COMMANDS = {"configs": configs, "data": data, **commands.COMMANDS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

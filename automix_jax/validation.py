@@ -196,6 +196,11 @@ def _check_data(config: ConfigDict) -> None:
                 "config.data.image_size is 0, but a stream cuts its images to one size: give the"
                 " side of the squares that the network sees, such as 224."
             )
+        if config.steps_per_dispatch > 1:
+            raise ConfigError(
+                f"config.steps_per_dispatch is {config.steps_per_dispatch}, but a stream brings the"
+                " images of one step at a time: leave it at 0."
+            )
         transforms(config, channels=3)
     else:
         check_ranges(data.scale, data.ratio)

@@ -144,9 +144,11 @@ def open_pil(image: bytes) -> Image.Image:
 
 
 def torchvision_stages(images: tuple[bytes, ...]) -> Iterator[Case]:
+    def work_of(stage: Callable) -> Callable[[bytes], Any]:
+        return lambda image: stage(open_pil(image))
+
     for name, stage in torchvision_transforms().items():
-        work = lambda image, stage=stage: stage(open_pil(image))  # noqa: E731
-        yield Case(name, "torchvision", each(images, work))
+        yield Case(name, "torchvision", each(images, work_of(stage)))
 
 
 def opencv_stages(images: tuple[bytes, ...]) -> Iterator[Case]:
@@ -221,7 +223,7 @@ def torch_pipeline(images: tuple[bytes, ...], workers: int, rand_augment: str) -
         from torch.utils.data import DataLoader
 
         stage = "rand_augment" if rand_augment else "crop"
-        loader = DataLoader(TorchImages(images, stage), BATCH, num_workers=workers)  # type: ignore
+        loader = DataLoader(TorchImages(images, stage), BATCH, num_workers=workers)
         batches = iter(loader)
         try:
             yield lambda: len(next(batches)[1])

@@ -121,6 +121,7 @@ CROPPED = (*STREAM, "--config.data.crop=random_resized")
             ["config.data.scale is (0.5, 2.0)", "such as (0.08, 1.0)"],
         ),
         ([*STREAM, "--config.data.resize=16"], ["config.data.resize", "random_resized"]),
+        ([*STREAM, "--config.steps_per_dispatch=5"], ["config.steps_per_dispatch is 5", "at 0"]),
         ([*STREAM, "--config.run.workers=-2"], ["config.run.workers is -2", "-1"]),
         (["--config.data.erase=2.0"], ["config.data.erase is 2.0", "within 0 and 1"]),
         (["--config.data.repeats=0"], ["config.data.repeats is 0", "above 0"]),

@@ -11,6 +11,7 @@ import pytest
 from automix_jax import config as config_lib
 from automix_jax import recipes
 from automix_jax.data.dataset import Dataset, Facts, Split
+from automix_jax.data.prepare import list_preparers
 from automix_jax.errors import ConfigError
 from automix_jax.objective import Frozen
 from automix_jax.train.build import build
@@ -21,20 +22,9 @@ SHARED = {"__init__", "common", "methods", "paper", "released"}
 RECIPES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - SHARED)
 WITHOUT_CELLS = {"folder_r18", "quickstart", "quickstart_deit"}
 VARIANTS = ("paper", "released")
-# Classes, and images of the training and test splits, of the official datasets.
-DATA = {
-    "cifar10": (10, 50_000, 10_000),
-    "cifar100": (100, 50_000, 10_000),
-    "tiny_imagenet": (200, 100_000, 10_000),
-    "imagenet": (1000, 1_281_167, 50_000),
-    "cub200": (200, 5_994, 5_794),
-    "aircraft": (100, 6_667, 3_333),
-    "inat2017": (5_089, 579_184, 95_986),
-    "inat2018": (8_142, 437_513, 24_426),
-    "places205": (205, 2_448_873, 20_500),
-    "fashion_mnist_sample": (10, 10_000, 2_000),
-    "folder": (5, 1_000, 100),
-}
+# Classes, and images of the training and test splits; of the published datasets the official ones.
+DATA = {p.name: (p.num_classes, *p.counts.values()) for p in list_preparers()}
+DATA |= {"fashion_mnist_sample": (10, 10_000, 2_000), "folder": (5, 1_000, 100)}
 
 
 def load(recipe, argument=""):

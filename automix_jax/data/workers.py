@@ -32,7 +32,7 @@ def run_ordered(
     """Yields batches of what is loaded at consecutive positions.
 
     Args:
-        load: position to element; can be pickled.
+        load: position to element, a tuple that begins with an image; can be pickled.
         positions: in their order, with step 1.
         batch_size: elements a batch.
         workers: processes; 0 for threads of this one.
@@ -55,7 +55,8 @@ def run_ordered(
     )
     if workers:
         if positions:
-            _check_shared_memory(load(positions.start)[0].nbytes * chunk * waiting * workers)
+            image = load(positions.start)[0]
+            _check_shared_memory(image.nbytes * chunk * waiting * workers)
         _parse_flags()
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=waiting),
