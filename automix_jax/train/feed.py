@@ -21,6 +21,8 @@ from automix_jax.data.records import RecordDataset
 from automix_jax.data.workers import num_cores, prefetch
 from automix_jax.evaluate.accuracy import TestBatch
 
+_FEW = 4096  # images up to which threads read them: starting processes takes seconds
+
 
 @runtime_checkable
 class Feed(Protocol):
@@ -175,8 +177,9 @@ class StreamFeed:
 
     def training_images(self, steps: range) -> Iterator[Array]:
         """The images of the batches of some steps, [B, S, S, C] each, augmented as far as here."""
-        # Few, so that threads are done before processes have started.
-        with contextlib.closing(prefetch(self._training(steps, workers=0), self._put)) as batches:
+        few = len(steps) * self._config.batch_size <= _FEW
+        stream = self._training(steps, 0 if few else self._workers)
+        with contextlib.closing(prefetch(stream, self._put)) as batches:
             for images, _, _ in batches:
                 yield images
 
@@ -189,7 +192,7 @@ class StreamFeed:
             self._test_transform,
             num_classes=self.facts.num_classes,
             batch_size=size,
-            workers=self._workers,
+            workers=self._workers if self.facts.test_images > _FEW else 0,
         )
         return prefetch(self._listed(batches, "test"), self._put)
 
