@@ -27,10 +27,27 @@ def attend(
     """Returns softmax(query key^T / sqrt(d)) value, the softmax taken over the keys (Eq. 6).
 
     Values and gradients are the same on both sides of `NAIVE_LIMIT`; the dtype is the inputs'.
+    Finite inputs have a finite output, a mean of the values, however large they are.
     """
+    query, key = _damped(query, key)
     if key.shape[1] <= NAIVE_LIMIT:
         return attend_naive(query, key, value)
     return attend_blockwise(query, key, value)
+
+
+def _damped(query: Array, key: Array) -> tuple[Array, Array]:
+    """Queries [b, n, d] and keys [b, m, d] as they are, unless logits could be enormous.
+
+    Above 16 / eps, 1e8 for float32, a rounding error alone can be more than exp bears, and XLA does
+    not round a logit the same way wherever it is used; far above that a product overflows. Queries
+    and keys of such an image are scaled down to where neither happens: the largest logit, which
+    takes all, stays the largest.
+    """
+    bound = 16 / float(jnp.finfo(query.dtype).eps) / query.shape[-1]
+    largest = [jnp.abs(x).max((1, 2), keepdims=True) for x in (query, key)]  # [b, 1, 1] each
+    enormous = largest[0] * largest[1] > bound
+    scales = [jnp.where(enormous, math.sqrt(bound) / x, 1) for x in largest]
+    return query * jax.lax.stop_gradient(scales[0]), key * jax.lax.stop_gradient(scales[1])
 
 
 def attend_naive(
@@ -65,8 +82,11 @@ def _logits(query: Array, key: Array, valid: Array) -> Array:
     return jnp.where(valid, logits, -jnp.inf)
 
 
-def _forward(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
-    """Returns the output [b, n] and the log of each row's softmax denominator [b, n]."""
+def _forward(query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
+    """Returns the output, and the largest logit and the softmax denominator below it, all [b, n].
+
+    The two are kept apart: beside a large logit the logarithm of the denominator would be lost.
+    """
 
     def body(carry, block):
         maximum, denominator, output = carry  # each [b, n]
@@ -82,22 +102,23 @@ def _forward(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
     zeros = jnp.zeros(query.shape[:2], query.dtype)
     start = (jnp.full_like(zeros, -jnp.inf), zeros, zeros)
     (maximum, denominator, output), _ = jax.lax.scan(body, start, _blocks(key, value))
-    return output / denominator, maximum + jnp.log(denominator)
+    return output / denominator, maximum, denominator
 
 
 def _forward_rule(query: Array, key: Array, value: Array):
-    output, log_denominator = _forward(query, key, value)
-    return output, (query, key, value, output, log_denominator)
+    output, maximum, denominator = _forward(query, key, value)
+    return output, (query, key, value, output, maximum, denominator)
 
 
 def _backward_rule(residuals, cotangent: Array):
-    query, key, value, output, log_denominator = residuals
+    query, key, value, output, maximum, denominator = residuals
+    share = cotangent / denominator
     scale = 1 / math.sqrt(query.shape[-1])
 
     def body(query_grad, block):
         key, value, valid = block
-        weights = jnp.exp(_logits(query, key, valid) - log_denominator[..., None])
-        weighted = weights * cotangent[..., None]  # P_ij g_i
+        weights = jnp.exp(_logits(query, key, valid) - maximum[..., None])
+        weighted = weights * share[..., None]  # P_ij g_i
         value_grad = weighted.sum(1)
         logits_grad = weighted * (value[:, None, :] - output[..., None])
         query_grad = query_grad + scale * _einsum("bnm,bmd->bnd", logits_grad, key)

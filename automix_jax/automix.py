@@ -76,6 +76,7 @@ class AutoMix:
         "loss_generate",
         "loss_mask",
         "accuracy_clean",
+        "mask_dropped",
     )
 
     def draw(self, rngs: Key[Array, " g"], group_size: int) -> AutoMixDraws:
@@ -152,9 +153,10 @@ class AutoMix:
             loss_generate, teacher_stats = jax.lax.cond(
                 self.generates(step), generate, leave_out, teacher_stats
             )
-        loss_mask = jax.vmap(self._mask_loss)(
+        losses_mask, dropped = jax.vmap(self._mask_loss)(
             mask.reshape(groups, group_size, *mask.shape[1:]), draws.lam_mixblock
-        ).mean()
+        )
+        loss_mask = losses_mask.mean()
 
         # Classification: the student learns clean and mixed images, each with its own head.
         student_mixed = mix_images(images, student_mask_used, perm_student)
@@ -180,6 +182,7 @@ class AutoMix:
                 "loss_generate": loss_generate,
                 "loss_mask": loss_mask,
                 "accuracy_clean": accuracy(clean_logits["clean"], labels),
+                "mask_dropped": dropped.mean(dtype=loss_mask.dtype),
             },
             intermediates={
                 "features": features[self.layer],
@@ -190,11 +193,19 @@ class AutoMix:
             },
         )
 
-    def _mask_loss(self, mask: Array, lam: Array) -> Array:
-        return mask_loss(
-            mask,
-            lam,
-            form=self.mask_form,
-            margin=self.mask_margin,
-            per_sample=self.mask_per_sample,
-        )
+    def _mask_loss(self, mask: Array, lam: Array) -> tuple[Array, Array]:
+        """The mask loss of a group, 0 where it is not finite, and whether it was dropped so."""
+
+        def loss(mask):
+            return mask_loss(
+                mask,
+                lam,
+                form=self.mask_form,
+                margin=self.mask_margin,
+                per_sample=self.mask_per_sample,
+            )
+
+        dropped = ~jnp.isfinite(loss(stop_gradient(mask)))
+        # The gradient of what is not selected is 0 times a derivative, which may be infinite: with
+        # the mask itself cut off from it, no product of the two reaches MixBlock.
+        return jnp.where(dropped, 0.0, loss(jnp.where(dropped, 0.5, mask))), dropped

@@ -7,13 +7,11 @@ import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ml_collections import ConfigDict
-
 from automix_jax import commands, recipes
 from automix_jax import config as config_lib
 from automix_jax.config_commands import configs
 from automix_jax.data_commands import data
-from automix_jax.errors import AutoMixError, ConfigError, did_you_mean
+from automix_jax.errors import AutoMixError, ConfigError, Stopped, did_you_mean
 
 _TRAIN_HELP = """\
 Trains a classifier, with AutoMix or a plain mixup, or goes on with the run of a folder.
@@ -26,6 +24,15 @@ Trains a classifier, with AutoMix or a plain mixup, or goes on with the run of a
                 Methods: {methods}.
     --workdir   the run's folder: configuration, checkpoints, metrics, pictures, summary.
                 The same command goes on where an interrupted run stopped.
+    --override  lets fields that the run was started with change: epochs, learning rates, where
+                the data lies and a few more; changes.jsonl in the folder keeps them
+    --allow-fresh
+                begins again if every checkpoint in the folder is damaged
+    --profile   writes a trace of ten steps to DIR/profile, for TensorBoard, XProf or
+                https://ui.perfetto.dev
+    --coordinator=HOST:PORT --num-processes=N --process-id=I
+                one of N processes that train together: see docs/distributed.md. SLURM, TPU pods
+                and Open MPI are recognised without it.
     --config.FIELD=VALUE
                 overrides a field, such as --config.data.path=/data/cifar10,
                 --config.batch_size=256, --config.optimizer.lr=0.2, --config.seed=1.
@@ -36,8 +43,10 @@ Try it, with the embedded images, in a few minutes on a CPU:
 
     {program} --config=configs/quickstart.py --workdir=runs/quickstart
 
+SIGTERM and Ctrl-C finish the step and save; a second one ends the process at once.
+
 Exit codes: 0 done, 2 usage or configuration, 64 data, 65 numbers, 66 checkpoint or workdir,
-67 weights.
+67 weights, 68 memory, 130 Ctrl-C, 143 SIGTERM.
 """
 _HELP = """\
 automix COMMAND [ARGUMENTS]
@@ -88,17 +97,21 @@ def train(argv: Sequence[str], program: str = "python main.py") -> int:
         print(_TRAIN_HELP.format(program=program, methods=methods), end="")
         return 0
     try:
-        config, workdir = _parse(argv, program)
-        from automix_jax.train.loop import train as run
+        flags, overrides = _parse(argv, program)
+        config = recipes.override(recipes.load_config(flags.config), overrides)
+        from automix_jax.train import cluster
+        from automix_jax.train.stop import Stop
 
-        run(config, workdir)
+        with Stop() as stop:
+            cluster.start(flags.coordinator, flags.num_processes, flags.process_id)
+            from automix_jax.train.loop import Options
+            from automix_jax.train.loop import train as run
+
+            options = Options(stop, flags.allow_fresh, flags.override, flags.profile)
+            run(config, flags.workdir, options)
     except AutoMixError as error:
         return _fail(error)
-    except KeyboardInterrupt:
-        print(
-            "interrupted; the same command resumes the last checkpoint, if there is one yet.",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt:  # before signals are answered
         return INTERRUPTED
     return 0
 
@@ -111,20 +124,28 @@ def run() -> NoReturn:
 def leave(code: int) -> NoReturn:
     """Ends the process.
 
-    Where it was interrupted it ends at once: threads that still compile or save what nobody waits
-    for would crash in a Python that is ending.
+    Where it was interrupted it ends at once: threads that still compile what nobody waits for would
+    crash in a Python that is ending. So does one of several processes that fails: it would wait for
+    the others, which wait for it.
     """
-    if code == INTERRUPTED:
+    import jax
+
+    if code > 128 or (code and jax.distributed.is_initialized()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
 
-def _parse(argv: Sequence[str], program: str) -> tuple[ConfigDict, str]:
+def _parse(argv: Sequence[str], program: str) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
-    parser.add_argument("--config", default="")
-    parser.add_argument("--workdir", default="")
+    for flag in ("config", "workdir"):
+        parser.add_argument(f"--{flag}", default="")
+    for flag in ("override", "allow-fresh", "profile"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    parser.add_argument("--coordinator")
+    parser.add_argument("--num-processes", type=int)
+    parser.add_argument("--process-id", type=int)
     try:
         known, overrides = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
@@ -132,11 +153,12 @@ def _parse(argv: Sequence[str], program: str) -> tuple[ConfigDict, str]:
     for flag in ("config", "workdir"):
         if not getattr(known, flag):
             raise ConfigError(f"--{flag} is missing: see {program} --help.")
-    return recipes.override(recipes.load_config(known.config), overrides), known.workdir
+    return known, overrides
 
 
 def _fail(error: AutoMixError) -> int:
-    sys.stderr.write(f"error: {error}\n")  # at once: other threads may be writing too
+    prefix = "" if isinstance(error, Stopped) else "error: "
+    sys.stderr.write(f"{prefix}{error}\n")  # at once: other threads may be writing too
     return error.exit_code
 
 

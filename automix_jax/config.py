@@ -22,8 +22,8 @@ def default_config() -> ConfigDict:
     # group for each GPU of the recipe that is reproduced.
     config.num_groups = 1
     # Each device takes its groups in this many parts, one after the other: the same numbers in less
-    # memory.
-    config.accumulation = 1
+    # memory. 0: in one, or in as many as it takes to fit into the memory.
+    config.accumulation = 0
     # One compiled program takes this many; 0: one on CPU, about a hundred on GPU and TPU.
     config.steps_per_dispatch = 0
     # To start from: a .safetensors or .pth file, or a folder of `automix import-weights`.
@@ -69,6 +69,7 @@ def default_config() -> ConfigDict:
     config.model.width = config_dict.placeholder(int)  # channels of the first stage
     config.model.convention = ""  # torch, tf: of mobilenet_v2, efficientnet_b0
     config.model.bn_unbiased = False  # running variance estimated as in PyTorch
+    config.model.remat = False  # computes activations again in the backward pass, to save memory
 
     config.method = ConfigDict()
     config.method.name = "automix"
@@ -143,6 +144,8 @@ def default_config() -> ConfigDict:
     config.run.workers = -1  # processes that read a stream; -1: one a core; 0: threads of this one
     config.run.sample_epochs = 10  # between two pictures of mixed images; 0: none
     config.run.tensorboard = True
+    # Splits parameters, teacher and optimizer state among the devices between two steps.
+    config.run.fsdp = False
     return config
 
 
@@ -160,8 +163,9 @@ def model_options(config: ConfigDict) -> dict[str, Any]:
         "drop_path": model.drop_path,
         "dropout": model.dropout,
     }
-    if model.bn_unbiased:
-        options["bn_unbiased"] = True
+    for name in ("bn_unbiased", "remat"):
+        if model[name]:
+            options[name] = True
     return options
 
 

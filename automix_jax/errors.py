@@ -44,6 +44,20 @@ class WeightsError(AutoMixError):
     exit_code = 67
 
 
+class MemoryLimitError(AutoMixError):
+    """A training step that does not fit into memory, however small its parts."""
+
+    exit_code = 68
+
+
+class Stopped(AutoMixError):
+    """The process was asked to stop by a signal, and has saved; the exit code is the signal's."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 def did_you_mean(value: str, known: Iterable[str]) -> str:
     """A hint for an error message, with a space before it; empty where nothing is near."""
     close = difflib.get_close_matches(value, tuple(known), 1)

@@ -122,12 +122,12 @@ def _check_choices(config: ConfigDict) -> None:
             )
 
 
-_POSITIVE = ("epochs", "data.repeats", "num_groups", "accumulation", "eval.batch_size",
+_POSITIVE = ("epochs", "data.repeats", "num_groups", "eval.batch_size",
              "eval.every_epochs", "mixblock.reduction", "run.keep_checkpoints", "method.alpha",
              "optimizer.lr", "teacher.recalibration_batches")  # fmt: skip
 _NOT_NEGATIVE = ("seed", "data.num_classes", "data.image_size", "data.padding", "data.resize",
                  "data.test_size", "data.test_resize", "data.color_jitter",
-                 "run.checkpoint_steps", "run.sample_epochs", "steps_per_dispatch",
+                 "run.checkpoint_steps", "run.sample_epochs", "steps_per_dispatch", "accumulation",
                  "model.drop_path", "model.dropout", "mask_loss.weight", "mask_loss.margin",
                  "method.clean_weight", "method.jsd_weight", "guide.image_size", "loss.smoothing",
                  "optimizer.min_lr", "optimizer.weight_decay", "optimizer.mixblock_lr",
@@ -239,7 +239,7 @@ def _check_batch(config: ConfigDict, num_devices: int) -> None:
                 f" {below}{above}."
             )
     of_device = 1 if groups % num_devices else groups // num_devices
-    if of_device % config.accumulation:
+    if of_device % max(config.accumulation, 1):
         known = tuple(str(n) for n in range(1, of_device + 1) if of_device % n == 0)
         raise ConfigError(
             f"config.accumulation is {config.accumulation}, which does not divide the groups of"

@@ -79,6 +79,14 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def wait_for_checkpoint(process: subprocess.Popen, workdir: Path) -> None:
+    """Waits until a run has saved its first."""
+    checkpoints = workdir / "checkpoints/last"
+    while not (checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir())):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+
+
 def kill_and_resume(
     first: list[str], then: list[str], workdir: Path, cache: Path, seed: int
 ) -> tuple[int, str]:
@@ -88,10 +96,7 @@ def kill_and_resume(
         The step from which it went on, and what it said on stderr.
     """
     process = start(first, cache)
-    checkpoints = workdir / "checkpoints/last"
-    while not (checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir())):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.005)
+    wait_for_checkpoint(process, workdir)
     time.sleep(random.Random(seed).uniform(0, 0.4))
     process.kill()
     process.communicate()
@@ -102,27 +107,25 @@ def kill_and_resume(
     return int(resumed.group(1)), err
 
 
-TIMES = ("time/seconds", "time/images_per_second")
-
-
 def records(workdir: Path) -> list[dict]:
     """What metrics.jsonl says, but for times."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines
+    ]
 
 
 def final_arrays(workdir: Path, kind: str = "last") -> dict[str, np.ndarray]:
     """Every array of the last checkpoint, by path, as it lies on the disk."""
-    steps = [int(path.name) for path in (workdir / "checkpoints" / kind).iterdir()]
-    folder = workdir / "checkpoints" / kind / str(max(steps)) / "arrays"
-    tree = ocp.StandardCheckpointer().restore(folder.absolute())
-    return {
-        jax.tree_util.keystr(path): np.asarray(
-            jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else leaf
-        )
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }  # fmt: skip
+    names = [path.name for path in (workdir / "checkpoints" / kind).iterdir()]
+    steps = [int(name) for name in names if name.isdigit()]
+    folder = (workdir / "checkpoints" / kind / str(max(steps)) / "arrays").absolute()
+    checkpointer = ocp.PyTreeCheckpointer()
+    shapes = checkpointer.metadata(folder).item_metadata.tree
+    # As NumPy's, whatever devices they were saved from.
+    numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+    tree = checkpointer.restore(folder, restore_args=numpy)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def assert_same_bits(workdir: Path, expected: Path) -> None:

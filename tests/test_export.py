@@ -678,7 +678,7 @@ def test_a_run_starts_with_the_weights(start, created, saved, tmp_path):
     experiment, state = created
     _, pretrained = warm_start.settle(configured(saved, width=4), tmp_path / "run")
     warm_start.check(experiment, pretrained)
-    found = warm_start.start_from(state, pretrained, 4, experiment.mesh)
+    found = warm_start.start_from(state, pretrained, 4)
     backbone = {k: v for k, v in start.variables["params"].items() if k != "head"}
     for params in (found.params["student"], found.teacher):
         assert set(params) == {"backbone", "head_mix", "head_clean"}
@@ -704,7 +704,7 @@ def test_heads_of_other_classes_start_afresh(created):
     experiment, state = created
     model = create_model("resnet8", num_classes=5, **SMALL)
     other = weights.Pretrained("resnet8", SMALL, 5, 224, draw(model))
-    found = warm_start.start_from(state, other, 4, experiment.mesh)
+    found = warm_start.start_from(state, other, 4)
     backbone = {k: v for k, v in other.variables["params"].items() if k != "head"}
     for params in (found.params["student"], found.teacher):
         assert_same(params["backbone"], backbone)
@@ -717,7 +717,7 @@ def test_weights_without_a_classifier(start, created):
     params = {k: v for k, v in start.variables["params"].items() if k != "head"}
     variables = {**start.variables, "params": params}
     headless = dataclasses.replace(start, num_classes=0, variables=variables)
-    found = warm_start.start_from(state, headless, 4, experiment.mesh)
+    found = warm_start.start_from(state, headless, 4)
     assert_same(found.params["student"]["backbone"], params)
     assert_same(found.params["student"]["head_mix"], state.params["student"]["head_mix"])
 
@@ -727,7 +727,7 @@ def test_another_shape_is_refused(start, created):
     model = create_model("resnet8", num_classes=4, stem="cifar", width=8)
     wider = dataclasses.replace(start, variables=draw(model))
     with pytest.raises(WeightsError, match=r"is of shape \[.*8\] in the weights, but \[.*4\] in"):
-        warm_start.start_from(state, wider, 4, experiment.mesh)
+        warm_start.start_from(state, wider, 4)
 
 
 def test_a_transformer_without_teacher_and_for_smaller_images():
@@ -739,7 +739,7 @@ def test_a_transformer_without_teacher_and_for_smaller_images():
     state = jax.eval_shape(experiment.create, named_key(0, "state"))  # no head of it is kept
     model = create_model("deit_t", num_classes=2, width=12)
     pretrained = weights.Pretrained("deit_t", {"width": 12}, 2, 64, draw(model, 64))
-    found = warm_start.start_from(state, pretrained, 2, experiment.mesh)
+    found = warm_start.start_from(state, pretrained, 2)
     expected = fit(pretrained.variables, variable_shapes(model, (32, 32)))["params"]
     assert expected["positions"].shape == (1, 5, 12)
     head = expected.pop("head")

@@ -2,7 +2,10 @@
 
 import json
 import os
+import random
 import re
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -108,7 +111,7 @@ def test_a_finished_run_started_again_changes_nothing(place, uninterrupted):
     expected = runs.records(workdir)
     code, out, err = run(place, "whole", STEPS, "--config.run.sample_epochs=2")
     assert code == 0, err
-    assert "resuming at step 18 of 18" in out
+    assert "the run is at its end, step 18" in out
     assert runs.records(workdir) == expected
     assert all(path.read_bytes() == data for path, data in before.items())
 
@@ -122,22 +125,47 @@ def test_another_configuration_is_refused_and_loses_nothing(place, uninterrupted
     assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
 
 
-def test_a_damaged_checkpoint_is_named_and_kept(place):
-    code, _, err = run(place, "damaged", "--config.epochs=1")
+def interrupt(place, name, seed, *numbers):
+    """Sends signals at a random time; returns exit code, seconds to the end, and what it said."""
+    process = runs.start(arguments(place, name, STEPS), place / "cache")
+    runs.wait_for_checkpoint(process, place / name)
+    time.sleep(random.Random(seed).uniform(0, 0.2))
+    begun = time.monotonic()
+    for number in numbers:
+        process.send_signal(number)
+    code, _, err = runs.finish(process)
+    return code, time.monotonic() - begun, err
+
+
+@pytest.mark.parametrize("seed", range(max(1, KILLS // 2)))
+def test_sigterm_loses_no_step(place, uninterrupted, seed):
+    number = (signal.SIGTERM, signal.SIGINT)[seed % 2]
+    code, seconds, err = interrupt(place, f"asked{seed}", seed, number)
+    assert code == 128 + number and seconds < 30
+    stopped = re.fullmatch(r"stopped and saved at step (\d+): the same command goes on\.\n", err)
+    code, out, err = run(place, f"asked{seed}", STEPS)
     assert code == 0, err
-    manifest = place / "damaged/checkpoints/last/6/arrays/manifest.ocdbt"
-    manifest.write_bytes(b"not a manifest")
-    code, _, err = run(place, "damaged", "--config.epochs=1")
-    assert code == 66
-    # One line among what Orbax's threads may say of the same failure, before or after it.
-    assert re.search(r"error: checkpoint \S+/last/6 cannot be read .* nothing was deleted\.", err)
-    assert manifest.exists()
+    assert stopped and f"resuming at step {stopped.group(1)} of 18" in out
+    runs.assert_same_bits(place / f"asked{seed}", uninterrupted[0])
+
+
+@pytest.mark.parametrize("seed", range(max(1, KILLS // 4)))
+def test_a_second_signal_is_obeyed_at_once(place, uninterrupted, seed):
+    numbers = (signal.SIGTERM, signal.SIGINT)[:: (-1) ** seed]
+    code, seconds, err = interrupt(place, f"hurried{seed}", seed, *numbers)
+    # The first may have been answered before the second came.
+    assert code in {128 + number for number in numbers} and seconds < 2
+    assert "the same command goes on" in err and "Traceback" not in err
+    code, out, err = run(place, f"hurried{seed}", STEPS)
+    assert code == 0 and "damaged" not in out, err
+    runs.assert_same_bits(place / f"hurried{seed}", uninterrupted[0])
 
 
 def test_diverging_training_stops_with_its_own_exit_code(place):
-    code, _, err = run(place, "diverged", "--config.optimizer.lr=1e30", "--config.epochs=1")
+    code, _, err = run(place, "diverged", "--config.optimizer.lr=1e30")
     assert code == 65
-    assert "config.optimizer.lr" in err
+    assert "config.optimizer.lr" in err and "Traceback" not in err
+    assert (place / "diverged/numbers.json").exists()
 
 
 @pytest.mark.parametrize("method", ["vanilla", "mixup", "cutmix"])

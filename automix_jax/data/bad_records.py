@@ -1,15 +1,18 @@
 """The list of images that could not be read, and how many a run puts up with."""
 
 import json
+import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from automix_jax.data.pipeline import Shard
 from automix_jax.errors import DataError
 
 BAD_SHARE = 0.001  # of the training images
 _MIN_LIMIT = 10
+_ALONE = Shard()
 
 
 def bad_limit(share: float, num_images: int) -> int:
@@ -35,32 +38,40 @@ def printable(name: str) -> str:
 class BadRecords:
     """A file with one line of JSON for each unreadable image.
 
-    A run that is started again goes on with the file, so that no image is counted twice. For one
-    process and one thread.
+    A run that is started again goes on with the file, so that no image is counted twice.
+
+    Of several processes each reads the file when it begins and remembers what it finds; the first
+    writes. From time to time all exchange their news (`take_news`, `extend`), and only then the
+    limit is looked at, so that all stop or none.
     """
 
-    def __init__(self, path: Path, limits: Mapping[str, int]):
+    def __init__(self, path: Path, limits: Mapping[str, int], shard: Shard = _ALONE):
         """Reads what the file lists already.
 
         Args:
             path: of the file, which appears with its first line; its folder exists.
             limits: images that may be bad, by split: "train" and "test".
+            shard: which of the processes that share the list this is.
 
         Raises:
             DataError: if the file is damaged, or lists more than allowed already.
         """
         self.path = path
         self.limits = limits
+        self._shard = shard
+        self._lock = threading.Lock()  # a thread reads ahead while another asks
+        self._news: list[dict[str, Any]] = []
         self._seen: set[tuple[str, int]] = set()
         self._first: dict[str, str] = {}  # of each split, for the error
-        for record in _read(path):
+        for record in _read(path, mend=shard.index == 0):
             self._count(**record)
         self._check()
 
     @property
     def counts(self) -> Counter[str]:
         """How many images of each split are listed."""
-        return Counter(split for split, _ in self._seen)
+        with self._lock:
+            return Counter(split for split, _ in self._seen)
 
     def __len__(self) -> int:
         """The number of images listed, of all splits."""
@@ -76,15 +87,38 @@ class BadRecords:
             reason: why it cannot be read.
 
         Raises:
+            DataError: if more distinct images of a split are bad now than allowed, and the process
+                is alone.
+        """
+        record = {"split": split, "index": index, "name": name, "reason": reason}
+        with self._lock:
+            if self._list(record):
+                self._news.append(record)
+        if self._shard.count == 1:
+            self._check()
+
+    def take_news(self) -> list[dict[str, Any]]:
+        """What this process has added since it was asked last."""
+        with self._lock:
+            news, self._news = self._news, []
+        return news
+
+    def extend(self, records: Iterable[dict[str, Any]]) -> None:
+        """Lists the news of all processes.
+
+        Raises:
             DataError: if more distinct images of a split are bad now than allowed.
         """
-        if (split, index) not in self._seen:
-            record: dict[str, Any] = {
-                "split": split,
-                "index": index,
-                "name": name,
-                "reason": reason,
-            }
+        with self._lock:
+            for record in records:
+                self._list(record)
+        self._check()
+
+    def _list(self, record: dict[str, Any]) -> bool:
+        """Counts and writes a record; returns whether it is new."""
+        if (record["split"], record["index"]) in self._seen:
+            return False
+        if self._shard.index == 0:
             try:
                 with self.path.open("a", encoding="ascii") as file:
                     file.write(json.dumps(record) + "\n")
@@ -93,8 +127,8 @@ class BadRecords:
                     f"cannot write the list of unreadable images {self.path} ({error}); "
                     "make room or check its permissions"
                 ) from error
-            self._count(**record)
-        self._check()
+        self._count(**record)
+        return True
 
     def _count(self, split: str, index: int, name: str, reason: str) -> None:
         del reason
@@ -112,12 +146,12 @@ class BadRecords:
                 )
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    """The lines of the file; a last one that was not written to its end is cut off."""
+def _read(path: Path, *, mend: bool) -> list[dict[str, Any]]:
+    """The lines of the file; a last one that was not written to its end is left out, or cut off."""
     try:
         data = path.read_bytes() if path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
+        if mend and whole != data:
             path.write_bytes(whole)
         records = [json.loads(line) for line in whole.splitlines()]
         fields = {"split": str, "index": int, "name": str, "reason": str}

@@ -71,7 +71,7 @@ class Shard:
         if batch_size % self.count:
             raise ConfigError(
                 f"batch_size is {batch_size}, which {self.count} processes cannot share: use a"
-                f" multiple of {self.count}"
+                f" multiple of {self.count}."
             )
         return batch_size // self.count
 

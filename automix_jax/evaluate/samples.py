@@ -75,35 +75,39 @@ def _next(images: Array) -> Array:
     return jnp.roll(jnp.arange(len(images)), -1)
 
 
-def save_panel(
-    path: Path,
-    images: UInt8[np.ndarray, "b h w c"],
-    names: list[str],
-    mix: Callable[[float], tuple[Float[Array, "b h w 1"], Float[Array, "b h w c"]]],
-) -> None:
-    """Writes a PNG with a row for each of the first pairs.
+Columns = list[tuple[str, np.ndarray]]  # titles, and a batch of images [B, H, W, C] each
 
-    A row is an image, its partner, and then, for each ratio, a mask (white shows the image) and
-    the mixed image.
+
+def mix_columns(
+    images: UInt8[np.ndarray, "b h w c"],
+    mix: Callable[[float], tuple[Float[Array, "b h w 1"], Float[Array, "b h w c"]]],
+) -> Columns:
+    """The images, their partners, and for each ratio the masks and the mixed images.
+
+    Args:
+        images: a batch; the partner of each is the next.
+        mix: from a ratio to masks (white shows the image) and mixed images (0 to 255) of the batch.
+    """
+    columns: Columns = [("image", images), ("partner", np.roll(images, -1, axis=0))]
+    for ratio in RATIOS:
+        mask, mixed = jax.device_get(mix(ratio))
+        columns += [(f"mask {ratio:g}", 255 * mask), (f"mixed {ratio:g}", mixed)]
+    return columns
+
+
+def save_panel(path: Path, columns: Columns, names: list[str]) -> None:
+    """Writes a PNG with a row for each of the first pairs.
 
     Args:
         path: of the picture; its folder exists.
-        images: a batch; the partner of each is the next.
-        names: of their classes.
-        mix: from a ratio to masks and mixed images (0 to 255) of the batch.
+        columns: see `mix_columns`.
+        names: of the images' classes.
     """
     from PIL import Image, ImageDraw
 
     from automix_jax.evaluate.panel import tile
 
-    columns: list[tuple[str, np.ndarray]] = [
-        ("image", images),
-        ("partner", np.roll(images, -1, axis=0)),
-    ]
-    for ratio in RATIOS:
-        mask, mixed = jax.device_get(mix(ratio))
-        columns += [(f"mask {ratio:g}", 255 * mask), (f"mixed {ratio:g}", mixed)]
-    rows = min(PAIRS, len(images))
+    rows = min(PAIRS, len(names))
     pitch = _TILE + _GAP
     panel = Image.new(
         "RGB", (len(columns) * pitch + _GAP, _HEADER + rows * (pitch + _HEADER)), "white"

@@ -1,7 +1,7 @@
 """What every backbone is: named feature maps, one after the other, and a head on the last."""
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 from flax.typing import Dtype
@@ -25,6 +25,8 @@ class Backbone(nn.Module, kw_only=True):
         drop_path: rate of stochastic depth at the last block; it rises to it linearly.
         dropout: rate of dropout on the pooled features.
         dtype: of convolutions and matrix products; parameters, statistics and logits are float32.
+        remat: whether the backward pass computes what lies inside a block once more, from the
+            block's input, which is then all that is kept of it. Outputs and variables are the same.
 
     `class_token` says whether the head reads one, whose attention is then among the maps.
 
@@ -36,6 +38,7 @@ class Backbone(nn.Module, kw_only=True):
     drop_path: float = 0.0
     dropout: float = 0.0
     dtype: Dtype | None = None
+    remat: bool = False
 
     class_token: ClassVar[bool] = False
 
@@ -54,6 +57,14 @@ class Backbone(nn.Module, kw_only=True):
         `__call__`, and only as far as it is asked to: layers beyond are not made.
         """
         raise NotImplementedError
+
+    @nn.nowrap
+    def through(self, block: nn.Module, x: Array, train: bool) -> Any:
+        """Returns what a block, a module of the trunk, makes of x [B, ...]."""
+        call: Callable[..., Any] = type(block).__call__
+        if self.remat:
+            call = nn.remat(call, static_argnums=2)  # `train`, after the block itself and x
+        return call(block, x, train)
 
     @nn.compact
     def __call__(

@@ -70,7 +70,8 @@ class ConvNeXt(Backbone, kw_only=True):
                 width = self.width * 2**i
                 x = make.conv(x, width, 2, 2, padding=0, bias=True, name=f"{stage}_down_conv")
             for j in range(blocks):
-                x = ConvNeXtBlock(make, next(rates), name=f"{stage}_block{j + 1}")(x, train)
+                block = ConvNeXtBlock(make, next(rates), name=f"{stage}_block{j + 1}")
+                x = self.through(block, x, train)
             x = transform(stage, x)
             yield stage, x
         yield "pooled", make.layer_norm(global_pool(x), name="norm", wide=True)

@@ -122,7 +122,7 @@ class MobileNet(BatchNormBackbone, kw_only=True):
         for i, row in enumerate(self.stages, 1):
             for j in range(1, row.blocks + 1):
                 stride = row.stride if j == 1 else 1
-                x = InvertedResidual(
+                block = InvertedResidual(
                     row,
                     stride,
                     self.activation,
@@ -131,7 +131,8 @@ class MobileNet(BatchNormBackbone, kw_only=True):
                     make,
                     next(rates),
                     name=f"stage{i}_block{j}",
-                )(x, train)
+                )
+                x = self.through(block, x, train)
             x = transform(f"stage{i}", x)
             yield f"stage{i}", x
         x = make.conv(x, 1280, 1, name="last_conv")

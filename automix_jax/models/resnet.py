@@ -101,7 +101,8 @@ class ResNet(BatchNormBackbone, kw_only=True):
             for j in range(blocks):
                 stride = 2 if i > 0 and j == 0 else 1
                 name = f"{stage}_block{j + 1}"
-                x = self.block(self.width * 2**i, stride, make, next(rates), name=name)(x, train)
+                block = self.block(self.width * 2**i, stride, make, next(rates), name=name)
+                x = self.through(block, x, train)
             x = transform(stage, x)
             yield stage, x
         yield "pooled", global_pool(x)

@@ -122,7 +122,7 @@ class VisionTransformer(Backbone, kw_only=True):
         tokens = jnp.concatenate([cls, tokens], axis=1) + positions.astype(x.dtype)
         for i, rate in enumerate(drop_path_rates(self.drop_path, self.blocks)):
             block = TransformerBlock(self.heads, make, rate, name=f"block{i + 1}")
-            tokens, attention = block(tokens, train)
+            tokens, attention = self.through(block, tokens, train)
             tokens = transform(f"block{i + 1}", tokens)
             yield f"block{i + 1}", tokens[:, 1:].reshape(grid)
         yield "attention", attention[:, :, 0, 1:].mean(1).reshape(*grid[:3], 1)
@@ -269,13 +269,14 @@ class SwinTransformer(Backbone, kw_only=True):
                 x = transform(f"merge{i}", x)
                 yield f"merge{i}", x
             for j in range(blocks):
-                x = WindowBlock(
+                block = WindowBlock(
                     self.heads * 2**i,
                     make,
                     shifted=j % 2 == 1,
                     drop_path=next(rates),
                     name=f"stage{i + 1}_block{j + 1}",
-                )(x, train)
+                )
+                x = self.through(block, x, train)
             x = transform(f"stage{i + 1}", x)
             yield f"stage{i + 1}", x
         yield "pooled", global_pool(make.layer_norm(x, name="norm", wide=True))

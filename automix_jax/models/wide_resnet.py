@@ -82,14 +82,15 @@ class WideResNet(BatchNormBackbone, kw_only=True):
         rates = iter(drop_path_rates(self.drop_path, 3 * self.blocks))
         for i in range(3):
             for j in range(self.blocks):
-                x = PreActivationBlock(
+                block = PreActivationBlock(
                     self.width * 2**i,
                     stride=2 if i > 0 and j == 0 else 1,
                     layers=make,
                     drop_path=next(rates),
                     activate_input=i == j == 0,
                     name=f"stage{i + 1}_block{j + 1}",
-                )(x, train)
+                )
+                x = self.through(block, x, train)
             x = transform(f"stage{i + 1}", x)
             yield f"stage{i + 1}", x
         x = _leaky_relu(make.batch_norm(x, train, name="bn"))

@@ -173,12 +173,9 @@ def _configure(cell: Cell, out: Path) -> ConfigDict:
 
 def _check_same(workdir: Path, config: ConfigDict) -> None:
     """Raises a CheckpointError if a folder holds a run with another configuration."""
-    saved, _ = workdir_lib.read(workdir)
-    config, _ = warm_start.settle(config, workdir)
+    workdir_lib.read(workdir)  # it is a run
+    config, _ = warm_start.settle(workdir_lib.take_open(config, workdir), workdir)
     config, _ = guiding.settle(config, workdir)
-    for name, left_open in (("compute_dtype", "auto"), ("steps_per_dispatch", 0)):
-        if config[name] == left_open:  # the hardware has decided
-            config[name] = saved[name]
     workdir_lib.check_same(workdir, config, "--out")
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import flax.errors
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu.metrics import Collection
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, UInt8
 from ml_collections import ConfigDict
 
@@ -29,6 +30,7 @@ from automix_jax.mixups.pixels import to_unit
 from automix_jax.models import Classifier, create_model
 from automix_jax.objective import Objective
 from automix_jax.train import metrics as metrics_lib
+from automix_jax.train.sharding import described, replicated, split, state_shardings
 from automix_jax.train.state import TrainState, create_state
 from automix_jax.train.step import Preprocess, train_step
 from automix_jax.validation import validate_data
@@ -46,6 +48,7 @@ class Experiment:
         guide: the pretrained network that a mixup looks at, or None.
         create: makes the state from a key.
         run_steps: takes steps; see `make_run_steps`.
+        state_sharding: where each array of the state lies, a tree like it.
         create_metrics: makes the metrics of no step yet.
         normalize: uint8 images to what the networks read.
         denormalize: its inverse, to floats from 0 to 255.
@@ -60,22 +63,29 @@ class Experiment:
     guide: Guide | None
     create: Callable[[PRNGKeyArray], TrainState]
     run_steps: jax.stages.Wrapped
+    state_sharding: PyTree
     create_metrics: Callable[[], Collection]
     normalize: Callable[[Array], Array]
     denormalize: Callable[[Array], Array]
     preprocess: Preprocess
     lr: dict[str, optax.Schedule]
 
+    def state_template(self) -> TrainState:
+        """The state as shapes and shardings."""
+        return described(jax.eval_shape(self.create, named_key(0, "state")), self.state_sharding)
+
+    def metrics_template(self) -> Collection:
+        """The metrics as shapes and shardings."""
+        metrics = jax.eval_shape(self.create_metrics)
+        return described(metrics, jax.tree.map(lambda _: replicated(self.mesh), metrics))
+
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Devices, by default all, on one axis, "data"."""
+    """Devices, by default all, on one axis, "data"; those of a process lie side by side."""
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
-    return NamedSharding(mesh, PartitionSpec())
+    # In this order on every platform: a process reads its own part of a batch, in one piece.
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(ordered), ("data",), axis_types=(AxisType.Auto,))
 
 
 def named_key(seed: int, name: str) -> PRNGKeyArray:
@@ -114,17 +124,21 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
     tx = make_optimizer(config, lr)
     normalise = functools.partial(normalize, mean=config.data.mean, std=config.data.std)
     preprocess = make_preprocess(config, normalise)
+    make_state = functools.partial(
+        create_state,
+        model=model,
+        tx=tx,
+        image_shape=facts.image_shape,
+        mixblock=mixblock,
+        layer=config_lib.layer(config),
+        teacher=config.teacher.enabled,
+    )
+    state_sharding = state_shardings(
+        jax.eval_shape(make_state, named_key(0, "state")), mesh, config.run.fsdp
+    )
     create = jax.jit(
-        functools.partial(
-            create_state,
-            model=model,
-            tx=tx,
-            image_shape=facts.image_shape,
-            mixblock=mixblock,
-            layer=config_lib.layer(config),
-            teacher=config.teacher.enabled,
-        ),
-        out_shardings=replicated(mesh),
+        make_state,
+        out_shardings=state_sharding,
         # Run once: XLA's CPU backend would optimise it for longer than it takes the step's program.
         compiler_options=(
             {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
@@ -143,7 +157,7 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
         preprocess=preprocess,
         num_groups=config.num_groups,
         mesh=mesh,
-        accumulation=config.accumulation,
+        accumulation=config.accumulation or 1,
     )
     return Experiment(
         mesh=mesh,
@@ -152,7 +166,8 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
         mixblock=mixblock,
         guide=guide,
         create=create,
-        run_steps=make_run_steps(step, mesh),
+        run_steps=make_run_steps(step, mesh, state_sharding),
+        state_sharding=state_sharding,
         create_metrics=jax.jit(
             metrics_lib.collection(objective.metric_names).empty, out_shardings=replicated(mesh)
         ),
@@ -189,12 +204,13 @@ def make_preprocess(config: ConfigDict, normalise: Callable[[Array], Array]) -> 
     return preprocess
 
 
-def make_run_steps(step: Callable, mesh: Mesh) -> jax.stages.Wrapped:
+def make_run_steps(step: Callable, mesh: Mesh, state_sharding: PyTree) -> jax.stages.Wrapped:
     """Compiles the function that takes several steps in one dispatch, or one on a streamed batch.
 
     It maps (state, metrics, images, labels, indices [steps, B], variables of the guide) to the
     state and metrics after the steps, and takes over the buffers of the first two. Without indices
-    images and labels are the batch of a single step.
+    images and labels are the batch of a single step. The metrics are those of the steps that were
+    taken.
     """
 
     def run_steps(
@@ -206,13 +222,12 @@ def make_run_steps(step: Callable, mesh: Mesh) -> jax.stages.Wrapped:
         guide: PyTree,
     ) -> tuple[TrainState, Collection]:
         def take(state, metrics, images, labels):
-            state, values = step(state, images, labels, guide)
-            return state, metrics_lib.update(metrics, values)
+            after, values = step(state, images, labels, guide)
+            taken = after.skipped.count == state.skipped.count
+            return after, metrics_lib.update(metrics, values, taken)
 
         def body(carry, batch):
-            batch = jax.lax.with_sharding_constraint(
-                batch, NamedSharding(mesh, PartitionSpec("data"))
-            )
+            batch = jax.lax.with_sharding_constraint(batch, split(mesh))
             return take(*carry, images[batch], labels[batch]), None
 
         if indices is None:
@@ -221,7 +236,9 @@ def make_run_steps(step: Callable, mesh: Mesh) -> jax.stages.Wrapped:
             return body((state, metrics), indices[0])[0]
         return jax.lax.scan(body, (state, metrics), indices)[0]
 
-    return jax.jit(run_steps, donate_argnums=(0, 1), out_shardings=replicated(mesh))
+    return jax.jit(
+        run_steps, donate_argnums=(0, 1), out_shardings=(state_sharding, replicated(mesh))
+    )
 
 
 def make_model(config: ConfigDict, num_classes: int) -> Classifier:

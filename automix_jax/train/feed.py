@@ -1,14 +1,17 @@
-"""Where a run's images come from: the device's memory, or a stream from the disk."""
+"""Where a run's images come from: the device's memory, or a stream from the disk.
+
+Every batch is one array over the devices of all processes, of which each makes its own part.
+"""
 
 import collections
 import contextlib
 import functools
+import itertools
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -19,7 +22,10 @@ from automix_jax.data import Dataset, Facts, load_dataset, open_dataset, pipelin
 from automix_jax.data.bad_records import BadRecords, bad_limit
 from automix_jax.data.records import RecordDataset
 from automix_jax.data.workers import num_cores, prefetch
+from automix_jax.errors import ConfigError
 from automix_jax.evaluate.accuracy import TestBatch
+from automix_jax.train import cluster
+from automix_jax.train.sharding import put, put_replicated, split
 
 _FEW = 4096  # images up to which threads read them: starting processes takes seconds
 
@@ -31,14 +37,23 @@ class Feed(Protocol):
     Attributes:
         facts: of the data.
         max_steps: of one dispatch; 0 for any number.
+        order: from a step to the indices of its batch's images, [B].
     """
 
     facts: Facts
     max_steps: int
+    order: pipeline.TrainOrder
 
     @property
     def unreadable(self) -> collections.Counter[str]:
-        """How many images of each split have turned out to be unreadable."""
+        """How many images of each split have turned out to be unreadable.
+
+        What other processes have found counts from the next `share_unreadable` on.
+        """
+        ...
+
+    def share_unreadable(self) -> None:
+        """Tells the other processes what this one could not read; all call it together."""
         ...
 
     def dispatch(self, step: int, count: int) -> tuple[Any, ...]:
@@ -47,6 +62,10 @@ class Feed(Protocol):
 
     def template(self, count: int) -> tuple[Any, ...]:
         """Their shapes."""
+        ...
+
+    def batch(self, step: int) -> tuple[Array, Array]:
+        """The images of a step, [B, H, W, C], and their labels, [B]."""
         ...
 
     def training_images(self, steps: range) -> Iterator[Array]:
@@ -93,29 +112,36 @@ class MemoryFeed:
         """Puts the images on the devices."""
         self.facts, self._test = dataset.facts, dataset.test
         self.unreadable: collections.Counter[str] = collections.Counter()  # they were read before
-        self._order = _order(config, dataset.facts)
+        self.order = _order(config, dataset.facts)
         self._mesh, self._test_size = mesh, round_up(config.eval.batch_size, mesh.size)
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        split = NamedSharding(mesh, PartitionSpec("data"))
         train, test = dataset.train, dataset.test
-        self._train_arrays = jax.device_put((train.images, train.labels), everywhere)
-        self._test_arrays = jax.device_put((test.images, test.labels), everywhere)
-        self._take = jax.jit(lambda array, indices: array[indices], out_shardings=split)
+        self._train_arrays = put_replicated((train.images, train.labels), mesh)
+        self._test_arrays = put_replicated((test.images, test.labels), mesh)
+        self._take = jax.jit(lambda array, indices: array[indices], out_shardings=split(mesh))
+
+    def share_unreadable(self) -> None:
+        """There is nothing to tell."""
 
     def dispatch(self, step: int, count: int) -> tuple[Any, ...]:
         """All images and labels, and which of them each step takes, [count, B]."""
-        order = np.stack([self._order(step + i) for i in range(count)]).astype(np.int32)
+        order = np.stack([self.order(step + i) for i in range(count)]).astype(np.int32)
         sharding = NamedSharding(self._mesh, PartitionSpec(None, "data"))
-        return (*self._train_arrays, jax.device_put(order, sharding))
+        return (*self._train_arrays, put(order, sharding))
 
     def template(self, count: int) -> tuple[Any, ...]:
         """The same, whatever the step."""
         return self.dispatch(0, count)
 
+    def batch(self, step: int) -> tuple[Array, Array]:
+        """The images of a step, [B, H, W, C], as they are stored, and their labels, [B]."""
+        images, labels = self._train_arrays
+        indices = self.order(step).astype(np.int32)
+        return self._take(images, indices), self._take(labels, indices)
+
     def training_images(self, steps: range) -> Iterator[Array]:
         """The images of the batches of some steps, [B, H, W, C] each, as they are stored."""
         for step in steps:
-            yield self._take(self._train_arrays[0], self._order(step).astype(np.int32))
+            yield self.batch(step)[0]
 
     def test_batches(self) -> Iterator[TestBatch]:
         """The test split, its last batch filled up with its last image."""
@@ -124,7 +150,8 @@ class MemoryFeed:
             indices = np.arange(start, start + self._test_size)
             valid = indices < len(labels)
             chosen = np.minimum(indices, len(labels) - 1).astype(np.int32)
-            yield self._take(images, chosen), self._take(labels, chosen), jnp.asarray(valid)
+            counts = put(valid, split(self._mesh))
+            yield self._take(images, chosen), self._take(labels, chosen), counts
 
     def test_examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Some test images, [n, H, W, C], and their labels."""
@@ -145,12 +172,13 @@ class StreamFeed:
         """Opens the streams; the workers start with the first batch."""
         self.facts = stream_facts(config, dataset)
         self._config, self._dataset, self._mesh, self._workdir = config, dataset, mesh, workdir
-        self._order = _order(config, self.facts)
+        self.order = _order(config, self.facts)
         self._train_transform, self._test_transform = transforms(config, dataset.channels)
         self._last_step = config.epochs * (self.facts.train_images // config.batch_size)
         self._train: Generator[TestBatch] | None = None
         self._next_step = 0  # that the stream of training batches would give
-        self._sharding = NamedSharding(mesh, PartitionSpec("data"))
+        self._sharding = split(mesh)
+        self._shard = own_shard(mesh)
 
     def dispatch(self, step: int, count: int) -> tuple[Any, ...]:
         """The batch of a step; it is there already where the steps are taken in turn."""
@@ -175,6 +203,11 @@ class StreamFeed:
             None,
         )
 
+    def batch(self, step: int) -> tuple[Array, Array]:
+        """The images of a step, [B, S, S, C], augmented as far as here, and their labels, [B]."""
+        images, labels, _ = self.dispatch(step, 1)
+        return images, labels
+
     def training_images(self, steps: range) -> Iterator[Array]:
         """The images of the batches of some steps, [B, S, S, C] each, augmented as far as here."""
         few = len(steps) * self._config.batch_size <= _FEW
@@ -193,6 +226,7 @@ class StreamFeed:
             num_classes=self.facts.num_classes,
             batch_size=size,
             workers=self._workers if self.facts.test_images > _FEW else 0,
+            shard=self._shard,
         )
         return prefetch(self._listed(batches, "test"), self._put)
 
@@ -211,6 +245,15 @@ class StreamFeed:
         """How many images of each split are listed, by this start and those before."""
         return collections.Counter() if self._bad is None else self._bad.counts
 
+    def share_unreadable(self) -> None:
+        """Tells the other processes what this one could not read; all call it together.
+
+        Raises:
+            DataError: on all of them, if together it is more than `config.data.bad_share` allows.
+        """
+        if self._bad is not None and self._shard.count > 1:
+            self._bad.extend(itertools.chain(*cluster.gather(self._bad.take_news())))
+
     @property
     def _workers(self) -> int:
         workers = self._config.run.workers
@@ -226,18 +269,19 @@ class StreamFeed:
             "train": bad_limit(share, facts.train_images),
             "test": bad_limit(share, facts.test_images),
         }
-        return BadRecords(self._workdir / "bad_records.jsonl", limits)
+        return BadRecords(self._workdir / "bad_records.jsonl", limits, self._shard)
 
     def _training(self, steps: range, workers: int) -> Generator[pipeline.Batch]:
         batches = pipeline.train_batches(
             self._dataset.train,
             self._train_transform,
-            self._order,
+            self.order,
             seed=self._config.seed,
             num_classes=self.facts.num_classes,
             batch_size=self._config.batch_size,
             steps=steps,
             workers=workers,
+            shard=self._shard,
         )
         return self._listed(batches, "train")
 
@@ -245,7 +289,8 @@ class StreamFeed:
         """The batches, whose unreadable images are written down.
 
         Raises:
-            DataError: if they are more than `config.data.bad_share` allows.
+            DataError: if they are more than `config.data.bad_share` allows, on a process that is
+                alone; see `share_unreadable`.
         """
         with contextlib.closing(batches):
             for batch in batches:
@@ -255,8 +300,11 @@ class StreamFeed:
                 yield batch
 
     def _put(self, batch: pipeline.Batch) -> TestBatch:
-        images, labels, valid = jax.device_put(batch[:3], self._sharding)
-        return images, labels, valid
+        def put_part(part: np.ndarray) -> Array:
+            shape = (len(part) * self._shard.count, *part.shape[1:])
+            return jax.make_array_from_process_local_data(self._sharding, part, shape)
+
+        return put_part(batch.images), put_part(batch.labels), put_part(batch.valid)
 
 
 def stream_facts(config: ConfigDict, dataset: RecordDataset) -> Facts:
@@ -269,6 +317,22 @@ def stream_facts(config: ConfigDict, dataset: RecordDataset) -> Facts:
         train_images=len(dataset.train),
         test_images=len(dataset.test),
     )
+
+
+def own_shard(mesh: Mesh) -> pipeline.Shard:
+    """The part of every batch that this process makes, for its devices of a mesh.
+
+    Raises:
+        ConfigError: if the processes have different numbers of devices.
+    """
+    devices = collections.Counter(device.process_index for device in mesh.devices.flat)
+    if len(set(devices.values())) > 1:
+        shown = ", ".join(f"process {index} has {count}" for index, count in devices.items())
+        raise ConfigError(
+            f"the processes have different numbers of devices ({shown}), so that they cannot share"
+            " a batch: start each with as many (CUDA_VISIBLE_DEVICES chooses GPUs)."
+        )
+    return pipeline.Shard(sorted(devices).index(jax.process_index()), len(devices))
 
 
 def round_up(size: int, multiple: int) -> int:

@@ -1,7 +1,6 @@
 """Where a run tells what it does: the screen, `metrics.jsonl` and TensorBoard events."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,37 @@ from automix_jax.train.workdir import write_atomically
 
 
 class Logger:
-    """Writes one record an epoch, and keeps a progress bar where the screen is a terminal."""
+    """Writes one record an epoch, and keeps a progress bar where the screen is a terminal.
 
-    def __init__(self, workdir: Path, *, tensorboard: bool, total_steps: int, step: int):
+    Attributes:
+        records: all that were written, of this start and those before.
+    """
+
+    def __init__(
+        self, workdir: Path, *, tensorboard: bool, total_steps: int, step: int, silent: bool = False
+    ):
         """Opens the logs of a run that starts, or starts again, at `step`.
 
         Records beyond `step`, of steps that were taken but not saved, are dropped.
 
+        Args:
+            workdir: of the run.
+            tensorboard: whether to write events.
+            total_steps: of the whole run.
+            step: that it stands at.
+            silent: writes nothing and says nothing, beside another process that does.
+
         Raises:
             CheckpointError: if metrics.jsonl cannot be read.
         """
-        self.console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self.console = Console(
+            highlight=False, soft_wrap=True, markup=False, emoji=False, quiet=silent
+        )
         self.path = workdir / "metrics.jsonl"
-        self.records = read_records(self.path, step)
-        write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
-        self._file = self.path.open("a")
-        self._events = self._open_events(workdir, step) if tensorboard else None
+        self.records = [] if silent else read_records(self.path, step)
+        self._silent = silent
+        self._rewrite()
+        self._events = self._open_events(workdir, step) if tensorboard and not silent else None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -36,7 +50,7 @@ class Logger:
             TextColumn("steps"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=silent or not self.console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=total_steps, completed=step)
         self._bar.start()
@@ -58,15 +72,28 @@ class Logger:
         self._bar.update(self._task, completed=step, description=text)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Adds a record, which has "step" and numbers by name, and puts it on the disk."""
+        """Adds a record, which has "step" and numbers by name, and puts it on the disk.
+
+        A disk that is full does not end the run: the next record tries to write all of them.
+        """
         self.records.append(record)
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._rewrite()
         if self._events:
             for name, value in record.items():
                 if name not in ("step", "epoch"):
                     self._events.add_scalar(name, value, record["step"])
+
+    def _rewrite(self) -> None:
+        if self._silent:
+            return
+        lines = "".join(json.dumps(record) + "\n" for record in self.records)
+        try:
+            write_atomically(self.path, lines)
+        except OSError as error:
+            self.say(
+                f"{self.path} cannot be written ({error.strerror}): make room; the records are kept"
+                " and written with the next."
+            )
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """Adds a PNG to the TensorBoard events."""
@@ -79,7 +106,6 @@ class Logger:
     def close(self) -> None:
         """Ends the progress bar and closes the files."""
         self._bar.stop()
-        self._file.close()
         if self._events:
             self._events.close()
 

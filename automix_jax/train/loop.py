@@ -1,88 +1,116 @@
 """The training loop: from a configuration to a folder with everything about the run."""
 
-import collections
 import contextlib
+import dataclasses
 import functools
-import json
+import itertools
 import math
-import time
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
-from clu import parameter_overview
 from clu.metrics import Collection
-from jaxtyping import Array, Bool, PyTree
 from ml_collections import ConfigDict
 
-from automix_jax import config as config_lib
-from automix_jax.automix import AutoMix
-from automix_jax.data import batch_indices
-from automix_jax.errors import ConfigError, NumbersError
-from automix_jax.evaluate import samples
-from automix_jax.evaluate.accuracy import make_evaluate
-from automix_jax.mixup_training import AugMixTraining, MixupTraining
-from automix_jax.train import guiding, warm_start
+from automix_jax.errors import CheckpointError, MemoryLimitError, Stopped
+from automix_jax.train import cluster, guiding, memory, summary, warm_start
 from automix_jax.train import metrics as metrics_lib
 from automix_jax.train import workdir as workdir_lib
-from automix_jax.train.build import (
-    Experiment,
-    build,
-    compute_dtype,
-    make_mesh,
-    named_key,
-    replicated,
-)
-from automix_jax.train.checkpoint import Checkpoints, template
+from automix_jax.train.build import Experiment, build, compute_dtype, make_mesh, named_key
+from automix_jax.train.checkpoint import Checkpoints
+from automix_jax.train.clock import Clock
+from automix_jax.train.epoch import EpochEnd
 from automix_jax.train.feed import Feed, open_feed
+from automix_jax.train.lock import locked
 from automix_jax.train.logging import Logger
+from automix_jax.train.profile import Profile
+from automix_jax.train.recovery import Recovery, Training, diagnose_skipped, give_up
+from automix_jax.train.sharding import put_replicated
 from automix_jax.train.state import TrainState
-from automix_jax.train.teacher import make_teacher_stats
+from automix_jax.train.stop import Stop
 from automix_jax.validation import validate
 from automix_jax.weights import Pretrained
 
+T = TypeVar("T")
 _STEPS_PER_DISPATCH = 100  # on accelerators, where starting a program costs as much as a small step
 
 
-def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a run is started, which is no part of what it trains.
+
+    Attributes:
+        stop: says when to stop before the end; None where nobody asks.
+        allow_fresh: begin again where all checkpoints are damaged.
+        override: let the fields of `automix_jax.train.workdir.OVERRIDABLE` differ from what the
+            run was started with.
+        profile: write a trace of a few steps.
+    """
+
+    stop: Stop | None = None
+    allow_fresh: bool = False
+    override: bool = False
+    profile: bool = False
+
+
+def train(
+    config: ConfigDict, workdir: str | Path, options: Options | None = None
+) -> dict[str, Any]:
     """Trains, or goes on with, the run of a folder; returns its summary.
+
+    Where several processes share the work, each of them calls it.
 
     Args:
         config: see `automix_jax.config.default_config`.
         workdir: the run's folder. An earlier start's last checkpoint there is resumed, and the
             run then ends with the same bits as without the interruption.
+        options: of this start.
 
     Raises:
         AutoMixError: for a configuration, data or folder that cannot be used, before the first
-            step; NumbersError when the loss is no longer finite.
+            step; MemoryLimitError where it does not fit into memory; NumbersError when losses stay
+            not finite; Stopped when asked to stop.
     """
-    if jax.process_count() > 1:
-        raise ConfigError(
-            f"{jax.process_count()} processes were started, but a run is one process, on all the"
-            " devices that it sees: start one."
-        )
+    options = options or Options()
     validate(config, jax.device_count())
     workdir = Path(workdir).expanduser()
+    asked, advice = config.accumulation, memory.advice(config, jax.device_count())
+    config = workdir_lib.take_open(config, workdir)
     config, pretrained = warm_start.settle(config, workdir)
     config, guide = guiding.settle(config, workdir)
-    feed = open_feed(config, make_mesh(), workdir)
+    feed = cluster.together(lambda: open_feed(config, make_mesh(), workdir))
     with contextlib.closing(feed):
-        experiment = build(config, feed.facts)
-        if guide is not None:
-            guiding.check(experiment, guide, feed.facts.image_shape)
-        if pretrained is not None:
-            warm_start.check(experiment, pretrained)
         config = _resolve(config, feed)
-        workdir_lib.claim(workdir, config, feed.facts)
-        if guide is not None:
-            guiding.keep(workdir, guide)
-        return _Run(config, workdir, feed, experiment, pretrained, guide).train()
+
+        def attempt(parts: int) -> dict[str, Any]:
+            config.accumulation = parts
+            experiment = build(config, feed.facts)
+            if guide is not None:
+                guiding.check(experiment, guide, feed.facts.image_shape)
+            if pretrained is not None:
+                warm_start.check(experiment, pretrained)
+            with _claimed(workdir, config, feed, guide, options) as changes:
+                run = _Run(config, workdir, feed, experiment, pretrained, guide, options)
+                try:
+                    return run.train(changes)
+                except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                    if run.began and memory.is_out_of_memory(error):
+                        raise MemoryLimitError(
+                            "memory ran out, though steps were taken: lower config.eval.batch_size,"
+                            f" or {advice}; the same command goes on from the last checkpoint."
+                        ) from error
+                    raise
+
+        choices = memory.parts(config.num_groups, jax.device_count())
+        begun = config.accumulation if config.accumulation in choices else choices[0]
+        choices = (asked,) if asked else choices[choices.index(begun) :]
+        return memory.with_parts(choices, attempt, print, advice)
 
 
 def _resolve(config: ConfigDict, feed: Feed) -> ConfigDict:
-    """Settles what depends on the hardware, so that a run that moves to another is not resumed."""
+    """Settles what depends on the hardware, so that a run keeps it where it is resumed."""
     config = config.copy_and_resolve_references()
     config.compute_dtype = compute_dtype(config).name
     steps_per_epoch = feed.facts.train_images // config.batch_size
@@ -98,6 +126,25 @@ def _resolve(config: ConfigDict, feed: Feed) -> ConfigDict:
     return config
 
 
+@contextlib.contextmanager
+def _claimed(
+    workdir: Path, config: ConfigDict, feed: Feed, guide: Pretrained | None, options: Options
+) -> Iterator[dict[str, tuple[Any, Any]]]:
+    """Holds a run's folder for one start; yields what `workdir.claim` returns."""
+    with contextlib.ExitStack() as stack:
+
+        def claim() -> dict[str, tuple[Any, Any]]:
+            if not cluster.is_main():
+                return {}
+            stack.enter_context(locked(workdir))
+            changes = workdir_lib.claim(workdir, config, feed.facts, override=options.override)
+            if guide is not None:
+                guiding.keep(workdir, guide)
+            return changes
+
+        yield cluster.together(claim)
+
+
 class _Run:
     """One start of a run: the objects that live as long as the process."""
 
@@ -109,123 +156,114 @@ class _Run:
         experiment: Experiment,
         pretrained: Pretrained | None,
         guide: Pretrained | None,
+        options: Options,
     ):
         self.config, self.workdir = config, workdir
         self.feed, self.experiment = feed, experiment
-        self.pretrained = pretrained
+        self.pretrained, self.options = pretrained, options
         self.steps_per_epoch = feed.facts.train_images // config.batch_size
         self.total_steps = config.epochs * self.steps_per_epoch
-        self.seconds: dict[str, float] = collections.defaultdict(float)
-        self.best = -math.inf
-        self.began = False  # this start has taken a step
-        self.said_unreadable: collections.Counter[str] = collections.Counter()
+        self.guide = put_replicated(guiding.variables(guide) if guide else None, experiment.mesh)
+        self.epoch_end = EpochEnd(config, workdir, feed, experiment, self.guide)
         self.programs: dict[int, jax.stages.Compiled] = {}
+        self.clock = Clock()
+        self.profile = Profile(workdir / "profile" if options.profile else None)
+        self.polls = itertools.count()
+        self.best = -math.inf  # headline accuracy
+        self.saved = -1  # step of the last checkpoint
+        self.began = False  # this start has taken a step
 
-        self.guide = jax.device_put(
-            guiding.variables(guide) if guide else None, replicated(experiment.mesh)
-        )
-        self.evaluate = make_evaluate(experiment.model, experiment.normalize)
-        self.teacher_stats = make_teacher_stats(config, experiment)
-
-    def train(self) -> dict[str, Any]:
+    def train(self, changes: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
         """The run from where it stands to its end."""
-        config, experiment = self.config, self.experiment
-        checkpoints = Checkpoints(self.workdir / "checkpoints", config.run.keep_checkpoints)
-        with contextlib.closing(checkpoints):
-            state, metrics = self.start(checkpoints)
-            step = int(state.step)
-            logger = Logger(
-                self.workdir,
-                tensorboard=config.run.tensorboard,
-                total_steps=self.total_steps,
-                step=step,
-            )
-            with contextlib.closing(logger):
-                self.introduce(logger, state, step)
-                while step < self.total_steps:
-                    count = self.next_dispatch(step)
-                    with self.clock("compile"):
-                        run_steps = self.compiled(count)
-                    # The first batch waits for workers to start, which says nothing of their rate.
-                    with self.clock("input" if self.began else "start"):
-                        inputs = self.feed.dispatch(step, count)
-                    with self.clock("train"):
-                        state, metrics = run_steps(state, metrics, *inputs, self.guide)
-                        jax.block_until_ready(metrics)
-                    self.began = True
-                    step += count
-                    self.show_progress(logger, metrics, step)
-                    due, best = self.checkpoint_due(step, count), False
-                    epoch_ends = step % self.steps_per_epoch == 0
-                    if due or epoch_ends:
-                        self.check_numbers(state, metrics, step)
-                    if epoch_ends:
-                        best = self.end_epoch(logger, state, metrics, step)
-                        metrics = experiment.create_metrics()
-                    if due or best:
-                        with self.clock("checkpoint"):
-                            info = {"seconds": dict(self.seconds), "best": self.best}
-                            tree = {"state": state, "metrics": metrics}
-                            checkpoints.save(step, tree, info, best=best)
-                with self.clock("checkpoint"):
-                    checkpoints.wait()
-                return self.summarize(logger, state)
+        with contextlib.ExitStack() as stack:
+            state, metrics, step = self.open(stack)
+            if self.recorded(self.total_steps) and (ended := self.ended()):
+                return ended
+            self.narrator.introduce(state, step, self.total_steps, self.pretrained, changes)
+            if step and step % self.steps_per_epoch == 0:
+                metrics = self.end_epoch(state, metrics, step)
+            while step < self.total_steps:
+                count = self.next_dispatch(step)
+                run_steps = self.compiled(count)
+                # The first batch waits for workers to start, which says nothing of their rate.
+                with self.clock("input" if self.began else "start"):
+                    inputs = self.feed.dispatch(step, count)
+                with self.profile, self.clock("train"):
+                    state, metrics = run_steps(state, metrics, *inputs, self.guide)
+                    jax.block_until_ready(metrics)
+                self.begin()
+                before, step = step, step + count
+                problem = self.recovery.trouble(state)
+                if problem is not None:
+                    state, metrics, step = self.recover(problem, state, metrics)
+                self.show_progress(metrics, step)
+                if problem is not None or self.checkpoint_due(before, step):
+                    self.save(state, metrics, step)
+                self.heed(state, metrics, step)
+                if step % self.steps_per_epoch == 0:
+                    metrics = self.end_epoch(state, metrics, step)
+            return self.end(state)
 
     # -- where a run starts ----------------------------------------------------------------------
 
-    def start(self, checkpoints: Checkpoints) -> tuple[TrainState, Collection]:
-        """Returns the last checkpoint's state and metrics, or those of a new run."""
-        everywhere = replicated(self.experiment.mesh)
-        rng = named_key(self.config.seed, "state")
-        state = jax.eval_shape(self.experiment.create, rng)
-        metrics = jax.eval_shape(self.experiment.create_metrics)
-        tree = template({"state": state, "metrics": metrics}, everywhere)
-        found = checkpoints.restore(tree)
-        if found is not None:
-            restored, info = found
-            self.seconds.update(info["seconds"])
-            self.best = info["best"]
-            return restored["state"], restored["metrics"]
-        with self.clock("compile"):
-            state = self.experiment.create(rng)
-            if self.pretrained is not None:
-                classes, mesh = self.feed.facts.num_classes, self.experiment.mesh
-                state = warm_start.start_from(state, self.pretrained, classes, mesh)
-            jax.block_until_ready(state)
-        return state, self.experiment.create_metrics()
+    def open(self, stack: contextlib.ExitStack) -> tuple[TrainState, Collection, int]:
+        """Opens checkpoints and logs; returns state, metrics and step of where the run stands."""
+        config, main = self.config, cluster.is_main()
+        checkpoints = Checkpoints(
+            self.workdir / "checkpoints", config.run.keep_checkpoints, warn=self.say
+        )
+        self.checkpoints = stack.enter_context(contextlib.closing(checkpoints))
+        stack.callback(self.profile.close)
+        self.recovery = Recovery(
+            checkpoints,
+            self.template,
+            self.fresh,
+            self.experiment.mesh,
+            self.steps_per_epoch,
+            self.say,
+        )
+        found = checkpoints.restore(self.template, allow_fresh=self.options.allow_fresh)
+        if found is None:
+            step, (state, metrics) = 0, self.fresh()
+        else:
+            step, tree, info = found
+            state, metrics = tree["state"], tree["metrics"]
+            self.clock.resume(info["seconds"])
+            self.recovery.resume(state, info["rollbacks"])
+            self.saved = step
+        logger = Logger(
+            self.workdir,
+            tensorboard=config.run.tensorboard,
+            total_steps=self.total_steps,
+            step=step,
+            silent=not main,
+        )
+        self.logger = stack.enter_context(contextlib.closing(logger))
+        logger.records = cluster.gather(logger.records)[0]  # of the main process
+        for record in logger.records:
+            self.best = max(self.best, record.get(self.headline, -math.inf))
+        self.narrator = summary.Narrator(config, self.workdir, self.feed, self.clock, logger)
+        return state, metrics, step
 
-    def introduce(self, logger: Logger, state: TrainState, step: int) -> None:
-        """Says what is about to be trained, on what."""
-        config, data = self.config, self.feed.facts
-        counts = {
-            name: parameter_overview.count_parameters(params)
-            for name, params in state.params.items()
+    def fresh(self) -> Training:
+        """The state and metrics of a run that has not begun."""
+        with self.clock("compile"):
+            state = self.experiment.create(named_key(self.config.seed, "state"))
+            if self.pretrained is not None:
+                state = warm_start.start_from(state, self.pretrained, self.feed.facts.num_classes)
+            return jax.block_until_ready(state), self.experiment.create_metrics()
+
+    @functools.cached_property
+    def template(self) -> dict[str, Any]:
+        """What a checkpoint holds, as shapes and shardings."""
+        return {
+            "state": self.experiment.state_template(),
+            "metrics": self.experiment.metrics_template(),
         }
-        logger.say(
-            f"{config.method.name} on {data.name}: {data.train_images:,} training and"
-            f" {data.test_images:,} test images of {data.num_classes} classes,"
-            f" {config.epochs} epochs of {self.steps_per_epoch} steps"
-        )
-        logger.say(
-            f"{config.model.name}: "
-            + ", ".join(f"{name} {count:,} parameters" for name, count in counts.items())
-            + f"; {compute_dtype(config).name} on {jax.device_count()} x"
-            f" {jax.devices()[0].device_kind}"
-        )
-        devices = self.experiment.mesh.size
-        if config.num_groups % devices:
-            logger.say(
-                f"{config.num_groups} group(s) do not divide among {devices} devices: the numbers"
-                " stay the same, but images cross between devices in every step."
-            )
-        if self.pretrained is not None:
-            taken = self.pretrained.num_classes == data.num_classes
-            logger.say(
-                f"starting from {config.init_from}, {'with' if taken else 'without'} its classifier"
-                f" of {self.pretrained.num_classes} classes"
-            )
-        if step:
-            logger.say(f"resuming at step {step} of {self.total_steps}")
+
+    def recorded(self, step: int) -> bool:
+        """Whether the epoch that ends with a step has been evaluated and written down."""
+        return any(record["step"] == step for record in self.logger.records)
 
     # -- steps -----------------------------------------------------------------------------------
 
@@ -238,170 +276,180 @@ class _Run:
     def compiled(self, count: int) -> jax.stages.Compiled:
         """The program that takes this many steps."""
         if count not in self.programs:
-            self.programs[count] = self.compile(count)
+            with self.clock("compile"):
+                program = self.experiment.run_steps.lower(
+                    self.template["state"],
+                    self.template["metrics"],
+                    *self.feed.template(count),
+                    self.guide,
+                ).compile()
+            if not self.programs and (estimate := memory.estimate(program)):
+                limit = memory.capacity(jax.local_devices()[0])
+                self.say(estimate.describe(limit))
+                memory.check_fits(estimate, limit)
+            self.programs[count] = program
         return self.programs[count]
 
-    def compile(self, count: int) -> jax.stages.Compiled:
-        """Compiles the program that takes this many steps."""
-        everywhere = replicated(self.experiment.mesh)
-        state = jax.eval_shape(self.experiment.create, named_key(0, "state"))
-        return self.experiment.run_steps.lower(
-            template(state, everywhere),
-            template(jax.eval_shape(self.experiment.create_metrics), everywhere),
-            *self.feed.template(count),
-            self.guide,
-        ).compile()
+    def begin(self) -> None:
+        """Notes that there is something now that is worth saving."""
+        self.began = True
+        if self.options.stop is not None:
+            self.options.stop.idle = False
 
-    def checkpoint_due(self, step: int, count: int) -> bool:
-        """Whether a multiple of the checkpoint interval lies among the last `count` steps."""
+    def checkpoint_due(self, before: int, step: int) -> bool:
+        """Whether a multiple of the checkpoint interval lies beyond `before` and up to `step`."""
         interval = self.config.run.checkpoint_steps or self.steps_per_epoch
-        return step // interval > (step - count) // interval or step == self.total_steps
+        return step // interval > before // interval or step == self.total_steps
 
-    def show_progress(self, logger: Logger, metrics: Collection, step: int) -> None:
+    def show_progress(self, metrics: Collection, step: int) -> None:
         """Moves the progress bar, on a terminal."""
-        if logger.console.is_terminal:
+        if self.logger.console.is_terminal:
             loss = float(metrics.compute()["loss"])
             epoch = -(-step // self.steps_per_epoch)
-            logger.progress(step, f"epoch {epoch}/{self.config.epochs} loss {loss:.3f}")
+            self.logger.progress(step, f"epoch {epoch}/{self.config.epochs} loss {loss:.3f}")
 
-    def check_numbers(self, state: TrainState, metrics: Collection, step: int) -> None:
-        """Refuses to evaluate or save a state that is no longer finite.
+    def save(self, state: TrainState, metrics: Collection, step: int, best: bool = False) -> None:
+        """Begins to save; the disk is written while training goes on."""
+        self.feed.share_unreadable()
+        with self.clock("checkpoint"):
+            tree = {"state": state, "metrics": metrics}
+            info = {"seconds": dict(self.clock.seconds), "rollbacks": self.recovery.rollbacks}
+            self.checkpoints.save(step, tree, info, best=best)
+            self.saved = step
+
+    def recover(
+        self, problem: str, state: TrainState, metrics: Collection
+    ) -> tuple[TrainState, Collection, int]:
+        """Goes back to before the trouble, the first time.
 
         Raises:
-            NumbersError: if a loss since the last record, or a parameter, is not finite.
+            NumbersError: the second time.
         """
-        losses = metrics_lib.compute(metrics).values()
-        if not all(map(math.isfinite, losses)) or not bool(_all_finite(state.params)):
-            raise NumbersError(
-                f"a loss or parameter is no longer finite at step {step}: train again with a lower"
-                " config.optimizer.lr in a new --workdir; checkpoints before the step are kept."
+        self.say(problem)
+        if self.recovery.rollbacks:
+            dump = diagnose_skipped(self.config, self.experiment, self.feed, state, self.guide)
+            give_up(problem, self.workdir, dump, self.recovery.rollbacks)
+        return self.recovery.go_back(state, metrics)
+
+    # -- requests to stop ------------------------------------------------------------------------
+
+    def heed(self, state: TrainState, metrics: Collection, step: int) -> None:
+        """Saves and stops, if asked to.
+
+        Raises:
+            Stopped: then.
+            CheckpointError: if it could not be saved.
+        """
+        number = self.asked_to_stop()
+        if number is None:
+            return
+        if self.saved != step:
+            self.save(state, metrics, step)
+        self.checkpoints.wait()
+        if self.checkpoints.failures:
+            raise CheckpointError(
+                f"stopped at step {step}, which could not be saved in {self.workdir}: make room,"
+                " and the same command goes on from the checkpoint before."
             )
+        raise Stopped(f"stopped and saved at step {step}: the same command goes on.", number)
+
+    def asked_to_stop(self) -> int | None:
+        """The signal that has come to this process or, of several, to any of them."""
+        stop = self.options.stop
+        number = None if stop is None else stop.signal
+        if jax.process_count() == 1:
+            return number
+        if number is not None:
+            cluster.give_notice()
+        return (number or signal.SIGTERM) if cluster.reached_preemption(next(self.polls)) else None
+
+    def heeding(self, state: TrainState, metrics: Collection, step: int):
+        """Returns what passes batches on until the process is asked to stop."""
+
+        def heed(batches: Iterable[T]) -> Iterator[T]:
+            for batch in batches:
+                self.heed(state, metrics, step)
+                yield batch
+
+        return heed
 
     # -- the end of an epoch, and of the run -----------------------------------------------------
 
-    def end_epoch(self, logger: Logger, state: TrainState, metrics: Collection, step: int) -> bool:
-        """Evaluates, draws and logs; returns whether the headline accuracy is the best so far."""
-        config = self.config
-        epoch = step // self.steps_per_epoch
+    @property
+    def headline(self) -> str:
+        """The name in a record of the accuracy that is *the* accuracy."""
+        return f"eval/accuracy_{self.config.eval.headline}"
+
+    def end_epoch(self, state: TrainState, metrics: Collection, step: int) -> Collection:
+        """Evaluates, draws and logs, unless that was done; returns the metrics of no step yet.
+
+        A checkpoint of the last step of an epoch is that of before its evaluation, which a run that
+        is resumed there repeats unless its record is there.
+        """
+        if not self.recorded(step):
+            record = self.record(state, metrics, step)
+            if record.get(self.headline, -math.inf) > self.best:
+                self.best = record[self.headline]
+                self.save(state, metrics, step, best=True)
+            self.logger.write(record)
+            self.narrator.tell(record)
+        return self.experiment.create_metrics()
+
+    def record(self, state: TrainState, metrics: Collection, step: int) -> dict[str, Any]:
+        """All that is known at the end of an epoch."""
+        config, epoch = self.config, step // self.steps_per_epoch
+        self.feed.share_unreadable()
+        means = metrics_lib.compute(metrics).items()
         record: dict[str, Any] = {"step": step, "epoch": epoch}
-        record |= {f"train/{k}": v for k, v in metrics_lib.compute(metrics).items()}
+        record |= {f"train/{name}": value for name, value in means if math.isfinite(value)}
+        record["train/skipped_steps"] = int(state.skipped.count)
         record |= {f"lr/{k}": float(schedule(step - 1)) for k, schedule in
                    self.experiment.lr.items()}  # fmt: skip
         last = epoch == config.epochs
-        best = False
         if epoch % config.eval.every_epochs == 0 or last:
             with self.clock("evaluate"):
-                record |= {f"eval/{k}": v for k, v in self.evaluate_networks(state).items()}
-            headline = record[f"eval/accuracy_{config.eval.headline}"]
-            best = headline > self.best
-            self.best = max(self.best, headline)
+                found = self.epoch_end.evaluate(state, self.heeding(state, metrics, step))
+            record |= {f"eval/{name}": value for name, value in found.items()}
         every = config.run.sample_epochs
         if every and (epoch % every == 0 or last):
             with self.clock("pictures"):
-                path = self.draw_samples(state, epoch)
-            logger.picture("samples", path, step)
-        record["time/seconds"] = sum(self.seconds.values())
-        record["time/images_per_second"] = self.rate(step)
-        logger.write(record)
-        logger.say(self.epoch_line(record))
-        self.say_unreadable(logger)
-        return best
+                path = self.epoch_end.draw(state, epoch)
+            self.logger.picture("samples", path, step)
+        record |= {f"time/{part}": seconds for part, seconds in self.clock.lap().items()}
+        record["time/seconds"] = sum(self.clock.seconds.values())
+        record["time/images_per_second"] = self.narrator.rate(step)
+        return record
 
-    def say_unreadable(self, logger: Logger) -> None:
-        """Says how many images could not be read, where there are new ones."""
-        if (found := self.feed.unreadable) != self.said_unreadable:
-            self.said_unreadable = found
-            logger.say(
-                f"{found['train']} training and {found['test']} test images cannot be read:"
-                f" {self.workdir / 'bad_records.jsonl'} lists them"
+    def end(self, state: TrainState) -> dict[str, Any]:
+        """Waits for the disk, writes summary.json and prints the table.
+
+        Raises:
+            CheckpointError: if the last step could not be saved.
+        """
+        with self.clock("checkpoint"):
+            self.checkpoints.wait()
+        if self.checkpoints.failures:
+            raise CheckpointError(
+                f"the run is at its end, but its last step could not be saved in {self.workdir}:"
+                " make room, and the same command takes the steps since the checkpoint before."
             )
+        result = self.narrator.summarize(state, self.recovery.rollbacks)
+        if cluster.is_main():
+            summary.write(self.workdir, result)
+        self.narrator.conclude(result)
+        return result
 
-    def epoch_line(self, record: dict[str, Any]) -> str:
-        """An epoch in one line."""
-        accuracy = " ".join(
-            f"{name} {record[f'eval/accuracy_{name}']:.2f}"
-            for name in config_lib.evaluated(self.config)
-            if f"eval/accuracy_{name}" in record
-        )
-        return (
-            f"epoch {record['epoch']:3d}/{self.config.epochs}  loss {record['train/loss']:.4f}"
-            f"  {accuracy}  {record['time/images_per_second']:.0f} images/s"
-        )
+    def ended(self) -> dict[str, Any] | None:
+        """Shows and returns the summary of a run that has ended before, or returns None."""
+        result = summary.read(self.workdir, self.total_steps)
+        if result is not None:
+            self.say(f"the run is at its end, step {self.total_steps}")
+            self.narrator.conclude(result)
+        return result
 
-    def evaluate_networks(self, state: TrainState) -> dict[str, float]:
-        """The metrics of every head of both networks on the test images."""
-        networks = {"student": (state.params["student"], state.student_stats)}
-        if state.teacher:
-            networks["teacher"] = (state.teacher, self.teacher_stats(state, self.feed))
-        return self.evaluate(networks, self.feed.test_batches())
-
-    @functools.cached_property
-    def mixer(self) -> samples.Mixer:
-        """Draws mixed images."""
-        objective, normalize = self.experiment.objective, self.experiment.normalize
-        if isinstance(objective, AutoMix):
-            return samples.automix_mixer(objective, normalize)
-        assert isinstance(objective, MixupTraining | AugMixTraining)  # there are no others
-        denormalize = self.experiment.denormalize
-        return samples.mixup_mixer(objective, normalize, denormalize, self.guide)
-
-    def draw_samples(self, state: TrainState, epoch: int) -> Path:
-        """Draws the same test images at every call."""
-        facts = self.feed.facts
-        chosen = batch_indices(0, 0, min(64, facts.test_images), facts.test_images)
-        images, labels = self.feed.test_examples(chosen)
-        names = [facts.class_names[label] for label in labels]
-        path = self.workdir / "samples" / f"epoch_{epoch:03d}.png"
-        path.parent.mkdir(exist_ok=True)
-        x, y = jax.device_put((images, labels), replicated(self.experiment.mesh))
-        samples.save_panel(path, images, names, lambda lam: self.mixer(state, x, y, lam))
-        return path
-
-    def summarize(self, logger: Logger, state: TrainState) -> dict[str, Any]:
-        """Writes summary.json and prints the table."""
-        summary = {
-            "headline": self.config.eval.headline,
-            "accuracy": workdir_lib.accuracies(logger.records, config_lib.evaluated(self.config)),
-            "epochs": self.config.epochs,
-            "steps": int(state.step),
-            "images_per_second": self.rate(self.total_steps),
-            "unreadable_images": dict(self.feed.unreadable),
-            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
-            "parameters": {
-                name: int(parameter_overview.count_parameters(params))
-                for name, params in state.params.items()
-            },
-            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            "compute_dtype": compute_dtype(self.config).name,
-            "jax": jax.__version__,
-        }
-        path = self.workdir / "summary.json"
-        workdir_lib.write_atomically(path, json.dumps(summary, indent=2) + "\n")
-        logger.console.print(workdir_lib.table(summary))
-        logger.say(
-            f"{summary['images_per_second']:.0f} images/s; seconds: "
-            + ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items())
-        )
-        logger.say(f"summary: {path}")
-        if (self.workdir / "samples").is_dir():
-            logger.say(f"pictures of mixed images: {self.workdir / 'samples'}")
-        return summary
-
-    def rate(self, steps: int) -> float:
-        """Images per second of training, with what it waits for them."""
-        return steps * self.config.batch_size / (self.seconds["train"] + self.seconds["input"])
-
-    @contextlib.contextmanager
-    def clock(self, name: str) -> Iterator[None]:
-        """Adds the time inside to a part of the run."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - start
-
-
-@jax.jit
-def _all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether every number of a tree is finite."""
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
+    def say(self, line: str) -> None:
+        """Prints a line, on the main process; the logs may not be open yet."""
+        if hasattr(self, "logger"):
+            self.logger.say(line)
+        elif cluster.is_main():
+            print(line)

@@ -3,7 +3,7 @@
 import functools
 
 from clu import metrics
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 
 @functools.cache
@@ -12,11 +12,14 @@ def collection(names: tuple[str, ...]) -> type[metrics.Collection]:
     return metrics.Collection.create(**{name: metrics.Average.from_output(name) for name in names})
 
 
-def update(running: metrics.Collection, values: dict[str, Array]) -> metrics.Collection:
-    """Adds the metrics of one step."""
-    return running.merge(type(running).single_from_model_output(**values))
+def update(
+    running: metrics.Collection, values: dict[str, Array], taken: Bool[Array, ""]
+) -> metrics.Collection:
+    """Adds the metrics of one step, or leaves them out where the step was not taken."""
+    values = {name: value[None] for name, value in values.items()}
+    return running.merge(type(running).single_from_model_output(**values, mask=taken[None]))
 
 
 def compute(running: metrics.Collection) -> dict[str, float]:
-    """The means as Python numbers."""
+    """The means as Python numbers; nan where no step was added."""
     return {name: float(value) for name, value in running.compute().items()}

@@ -8,6 +8,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from automix_jax.mixblock import MixBlock
 from automix_jax.models.classifier import Classifier
+from automix_jax.train.numbers import Skipped, none_skipped
 
 
 @flax.struct.dataclass
@@ -15,12 +16,13 @@ class TrainState:
     """All that training changes, and all that a checkpoint holds.
 
     Attributes:
-        step: steps taken so far.
+        step: steps done so far, the skipped ones among them.
         params: {"student"}, and for AutoMix "mixblock", the two optimizer groups.
         teacher: parameters of the momentum teacher, empty for a method without one.
         student_stats, teacher_stats: running statistics; each network owns its own.
         opt_state: of the optimizer.
         rng: the key from which the draws of every step are derived; never replaced.
+        skipped: the steps that were not taken, since they led to numbers that are not finite.
     """
 
     step: PyTree
@@ -30,6 +32,7 @@ class TrainState:
     teacher_stats: PyTree
     opt_state: PyTree
     rng: PyTree
+    skipped: Skipped = flax.struct.field(default_factory=none_skipped)
 
 
 def create_state(

@@ -100,7 +100,8 @@ def load_state(workdir: str | Path, checkpoint: str = "last") -> Restored:
             template(tree, replicated(experiment.mesh)), best=checkpoint == "best"
         )
     assert found is not None  # there is one
-    return Restored(config, facts, experiment, found[0]["state"])
+    _, restored, _ = found
+    return Restored(config, facts, experiment, restored["state"])
 
 
 def load_run(

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import flax.traverse_util
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -57,9 +56,7 @@ def check(experiment: Experiment, pretrained: weights.Pretrained) -> None:
     fit(pretrained.variables, _shapes(state.params["student"], state.student_stats))
 
 
-def start_from(
-    state: TrainState, pretrained: weights.Pretrained, num_classes: int, mesh: Mesh
-) -> TrainState:
+def start_from(state: TrainState, pretrained: weights.Pretrained, num_classes: int) -> TrainState:
     """Returns the state of step 0 with the backbones of student and teacher exchanged.
 
     The heads are taken too where the weights have a classifier of as many classes; otherwise they
@@ -80,7 +77,6 @@ def start_from(
         new_stats = {"backbone": found["batch_stats"]} if "batch_stats" in found else stats
         return {**heads, "backbone": new_params}, new_stats
 
-    everywhere = NamedSharding(mesh, PartitionSpec())
     student, student_stats = merged(state.params["student"], state.student_stats)
     changed = {
         "params": {**state.params, "student": student},
@@ -89,7 +85,10 @@ def start_from(
         "teacher_stats": student_stats if state.teacher else {},
     }
     # Copies: a step takes over the buffers of its state, so no two leaves may share one.
-    copy = jax.jit(lambda tree: jax.tree.map(jax.numpy.copy, tree), out_shardings=everywhere)
+    shardings = {
+        name: jax.tree.map(lambda leaf: leaf.sharding, getattr(state, name)) for name in changed
+    }
+    copy = jax.jit(lambda tree: jax.tree.map(jax.numpy.copy, tree), out_shardings=shardings)
     return dataclasses.replace(state, **copy(changed))
 
 

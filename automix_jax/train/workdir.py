@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +15,60 @@ from automix_jax.config import default_config
 from automix_jax.data import Facts
 from automix_jax.errors import CheckpointError
 
+# Fields that the hardware decides where they are left open, by the value that leaves them so. A run
+# keeps what it has begun with.
+_OPEN = {"compute_dtype": "auto", "steps_per_dispatch": 0, "accumulation": 0}
+# Fields that change the rounding and nothing else, and may change between two starts.
+_ROUNDING = ("steps_per_dispatch", "accumulation")
+# Fields that may be changed in the middle of a run where the user insists.
+OVERRIDABLE = (
+    "compute_dtype",
+    "data.bad_share",
+    "data.path",
+    "epochs",
+    "eval.batch_size",
+    "eval.every_epochs",
+    "model.remat",
+    "optimizer.clip",
+    "optimizer.lr",
+    "optimizer.min_lr",
+    "optimizer.mixblock_lr",
+    "optimizer.mixblock_min_lr",
+    "optimizer.weight_decay",
+)
 
-def claim(workdir: Path, config: ConfigDict, facts: Facts) -> None:
+
+def take_open(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Gives fields that are left to the hardware the values that the run of a folder has.
+
+    Raises:
+        CheckpointError: if there is something in the folder that is no run.
+    """
+    config = config.copy_and_resolve_references()
+    if (workdir / "config.json").exists():
+        saved = _saved(workdir)
+        for name, left_open in _OPEN.items():
+            if config[name] == left_open:
+                config[name] = saved[name]
+    return config
+
+
+def claim(
+    workdir: Path, config: ConfigDict, facts: Facts, *, override: bool = False
+) -> dict[str, tuple[Any, Any]]:
     """Makes the folder of a run, or makes sure that it belongs to this configuration.
 
     The folder then says what was trained, and on what: config.json and dataset.json. The section
-    `config.run` may differ: it changes no number.
+    `config.run` may differ: it changes no number; and what changes the rounding alone.
+
+    Args:
+        workdir: of the run.
+        config: with all settled that a start settles.
+        facts: of the data.
+        override: whether the fields of `OVERRIDABLE` may differ, too. changes.jsonl keeps them.
+
+    Returns:
+        The fields that differ, with the values of before and of now.
 
     Raises:
         CheckpointError: if the folder is another run's, or cannot be used; nothing is changed.
@@ -33,49 +82,64 @@ def claim(workdir: Path, config: ConfigDict, facts: Facts) -> None:
                 f"{workdir} holds checkpoints but no config.json, so they cannot be trusted to be"
                 " this run's: choose another --workdir."
             )
-        if path.exists():
-            check_same(workdir, config)
+        changes = check_same(workdir, config, override=override) if path.exists() else {}
         about_data = workdir / "dataset.json"
         found = json.loads(json.dumps(dataclasses.asdict(facts)))
         if about_data.exists():
-            _check_data(json.loads(about_data.read_text()), found, workdir)
-        write_atomically(path, json.dumps(resolved, indent=2) + "\n")
-        write_atomically(about_data, json.dumps(found, indent=2) + "\n")
-    except json.JSONDecodeError as error:
-        raise CheckpointError(
-            f"{path} is not JSON ({error}): repair it, or choose another --workdir."
-        ) from error
+            _check_data(about_data, found, workdir)
+        if changes:
+            _keep_changes(workdir, changes)
+        write_json(path, resolved)
+        write_json(about_data, found)
+        return changes
     except OSError as error:
         raise CheckpointError(
             f"--workdir {workdir} cannot be used ({error.strerror}): choose another."
         ) from error
 
 
-def check_same(workdir: Path, config: ConfigDict, flag: str = "--workdir") -> None:
-    """Makes sure that a folder's run is of this configuration; the section `config.run` may differ.
+def check_same(
+    workdir: Path, config: ConfigDict, flag: str = "--workdir", *, override: bool = False
+) -> dict[str, tuple[Any, Any]]:
+    """Makes sure that a folder's run is of this configuration, but for what may differ.
 
     Args:
         workdir: of the run.
         config: with all settled that a start settles.
         flag: that has chosen the folder.
+        override: whether the fields of `OVERRIDABLE` may differ.
+
+    Returns:
+        The fields that differ and may, with the values of before and of now.
 
     Raises:
-        CheckpointError: naming the fields that differ.
+        CheckpointError: naming the fields that differ and may not.
     """
-    saved = _with_defaults(json.loads((workdir / "config.json").read_text()))
     given = json.loads(json.dumps(config.to_dict()))
-    old, new = (dict(_flatten({**c, "run": {}})) for c in (saved, given))
-    different = [
-        f"config.{name} is {new.get(name)!r} here and {old.get(name)!r} there"
+    old, new = (dict(_flatten({**c, "run": {}})) for c in (_saved(workdir), given))
+    different = {
+        name: (old.get(name), new.get(name))
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
+    }
+    allowed = (*_ROUNDING, *(OVERRIDABLE if override else ()))
+    refused = [
+        f"config.{name} is {now!r} here and {before!r} there"
+        for name, (before, now) in different.items()
+        if name not in allowed
     ]
-    if different:
-        shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
+    if refused:
+        shown = "; ".join(refused[:5]) + ("; ..." if len(refused) > 5 else "")
+        insist = (
+            f" ({', '.join(OVERRIDABLE)} may change with --override)"
+            if override or all(name in (*_ROUNDING, *OVERRIDABLE) for name in different)
+            else ""
+        )
         raise CheckpointError(
             f"{workdir} holds a run with another configuration ({shown}): choose another {flag}, or"
-            " give the fields the values that it was started with."
+            f" give the fields the values that it was started with{insist}."
         )
+    return different
 
 
 def read(workdir: Path) -> tuple[ConfigDict, Facts]:
@@ -108,13 +172,51 @@ def has_checkpoint(workdir: Path, kind: str = "last") -> bool:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that at every moment it is either the old or the new one."""
+    """Writes a file so that at every moment, on the disk too, it is the old or the new one."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 
-def _check_data(saved: dict[str, Any], found: dict[str, Any], workdir: Path) -> None:
+def _saved(workdir: Path) -> dict[str, Any]:
+    """The configuration of a folder's run, with the fields that have come since.
+
+    Raises:
+        CheckpointError: if it is none.
+    """
+    path = workdir / "config.json"
+    try:
+        return _with_defaults(json.loads(path.read_text()))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not the configuration of a run ({error}): put it back, or choose another"
+            " --workdir."
+        ) from error
+
+
+def _keep_changes(workdir: Path, changes: dict[str, tuple[Any, Any]]) -> None:
+    """Adds a line to changes.jsonl: after which step which fields have changed."""
+    steps = [int(p.name) for p in workdir.glob("checkpoints/last/*") if p.name.isdigit()]
+    fields = {name: {"before": before, "now": now} for name, (before, now) in changes.items()}
+    with (workdir / "changes.jsonl").open("a") as file:
+        file.write(json.dumps({"after_step": max(steps, default=0), "fields": fields}) + "\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON, as `write_atomically` does."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def _check_data(path: Path, found: dict[str, Any], workdir: Path) -> None:
+    try:
+        saved = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} does not describe data ({error}): put it back, or choose another --workdir."
+        ) from error
     different = [name for name in found if saved.get(name) != found[name]]
     if different:
         shown = ", ".join(
