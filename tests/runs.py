@@ -53,7 +53,11 @@ def tiny(data: Path) -> list[str]:
 
 
 def start(
-    argv: list[str], cache: Path, program: tuple[str, ...] = (str(ROOT / "main.py"),)
+    argv: list[str],
+    cache: Path,
+    program: tuple[str, ...] = (str(ROOT / "main.py"),),
+    cwd: Path = ROOT,
+    **variables: str,
 ) -> subprocess.Popen:
     """Starts `main.py` on one CPU device, with a compilation cache shared by a test's runs."""
     environment = dict(os.environ) | {
@@ -62,10 +66,11 @@ def start(
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONUNBUFFERED": "1",
+        **variables,
     }
     return subprocess.Popen(
         [sys.executable, *program, *argv],
-        cwd=ROOT,
+        cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

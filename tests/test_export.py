@@ -701,7 +701,7 @@ def test_a_run_starts_with_the_weights(start, created, saved, tmp_path):
 
 
 def test_heads_of_other_classes_start_afresh(created):
-    experiment, state = created
+    _, state = created
     model = create_model("resnet8", num_classes=5, **SMALL)
     other = weights.Pretrained("resnet8", SMALL, 5, 224, draw(model))
     found = warm_start.start_from(state, other, 4)
@@ -713,7 +713,7 @@ def test_heads_of_other_classes_start_afresh(created):
 
 
 def test_weights_without_a_classifier(start, created):
-    experiment, state = created
+    _, state = created
     params = {k: v for k, v in start.variables["params"].items() if k != "head"}
     variables = {**start.variables, "params": params}
     headless = dataclasses.replace(start, num_classes=0, variables=variables)
@@ -723,7 +723,7 @@ def test_weights_without_a_classifier(start, created):
 
 
 def test_another_shape_is_refused(start, created):
-    experiment, state = created
+    _, state = created
     model = create_model("resnet8", num_classes=4, stem="cifar", width=8)
     wider = dataclasses.replace(start, variables=draw(model))
     with pytest.raises(WeightsError, match=r"is of shape \[.*8\] in the weights, but \[.*4\] in"):

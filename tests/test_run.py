@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,6 +160,38 @@ def test_a_second_signal_is_obeyed_at_once(place, uninterrupted, seed):
     code, out, err = run(place, f"hurried{seed}", STEPS)
     assert code == 0 and "damaged" not in out, err
     runs.assert_same_bits(place / f"hurried{seed}", uninterrupted[0])
+
+
+@pytest.mark.long
+def test_nothing_around_it_has_a_part_in_it(place, uninterrupted, tmp_path):
+    """Another order of sets, another time zone, language and folder."""
+    around = {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "de_DE.UTF-8"}
+    argv = arguments(place, "around", STEPS)
+    code, _, err = runs.finish(runs.start(argv, place / "cache", cwd=tmp_path, **around))
+    assert code == 0, err
+    runs.assert_same_bits(place / "around", uninterrupted[0])
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads Linux's /proc")
+def test_memory_and_open_files_stay_as_they_are_for_ten_thousand_steps(place):
+    data = runs.write_npz(place / "large.npz", train=8000)
+    argv = runs.arguments(data, place / "longer", "--config.epochs=10")
+    process = runs.start(argv, place / "cache")
+    metrics, status = place / "longer/metrics.jsonl", Path(f"/proc/{process.pid}")
+    memory, files = [], []
+    while process.poll() is None:
+        epochs = metrics.read_text().count("\n") if metrics.exists() else 0
+        if epochs > len(memory):
+            found = re.search(r"VmRSS:\s+(\d+) kB", (status / "status").read_text())
+            memory.append(int(found.group(1)))
+            files.append(len(list((status / "fd").iterdir())))
+        time.sleep(0.02)
+    code, _, err = runs.finish(process)
+    assert code == 0, err
+    assert len(memory) >= 9  # the last may end before it is looked at
+    assert max(memory[2:]) < 1.05 * memory[2], memory
+    assert max(files[2:]) <= files[2] + 2, files  # a checkpoint may be on its way
 
 
 def test_diverging_training_stops_with_its_own_exit_code(place):

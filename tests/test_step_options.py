@@ -227,7 +227,7 @@ def test_a_run_of_a_mixup_with_a_teacher(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "devices", "message"),
     [
-        ({"accumulation": 0}, 1, "config.accumulation is 0: it must be above 0"),
+        ({"accumulation": -1}, 1, "config.accumulation is -1: it must be 0 or more"),
         (
             {"accumulation": 3, "num_groups": 8},
             2,

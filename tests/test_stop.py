@@ -131,6 +131,6 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys, code
 
 def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"file/run cannot be used \(Not a directory\)"):
-        with locked(tmp_path / "file/run"):
-            pass
+    message = r"file/run cannot be used \(Not a directory\)"
+    with pytest.raises(CheckpointError, match=message), locked(tmp_path / "file/run"):
+        pass

@@ -18,9 +18,10 @@ from ml_collections import ConfigDict
 from automix_jax import recipes
 from automix_jax.data.augment import normalize
 from automix_jax.data.order import batch_indices
-from automix_jax.errors import CheckpointError, MemoryLimitError, NumbersError, Stopped
+from automix_jax.errors import CheckpointError, ConfigError, MemoryLimitError, NumbersError, Stopped
 from automix_jax.train import build as build_lib
 from automix_jax.train import epoch, loop, teacher
+from automix_jax.train import run as run_lib
 from automix_jax.train.stop import Stop
 from tests import runs
 from tests.steps import data_mesh
@@ -332,14 +333,14 @@ def test_stopped_in_trouble_and_resumed_ends_with_the_same_bits(nan_at, poisoned
 
 
 def test_a_step_that_does_not_fit_is_taken_in_parts(run, place, monkeypatch, capsys):
-    compiled = loop._Run.compiled
+    compiled = run_lib.Run.compiled
 
     def too_large(self, count):
         if self.config.accumulation < 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
         return compiled(self, count)
 
-    monkeypatch.setattr(loop._Run, "compiled", too_large)
+    monkeypatch.setattr(run_lib.Run, "compiled", too_large)
     fields = {"num_groups": 2, "eval__every_epochs": 3}
     run("parts", **fields)
     assert json.loads((place / "parts/config.json").read_text())["accumulation"] == 2
@@ -373,3 +374,36 @@ def test_a_trace_of_a_few_steps(run, place):
     traces = [path.name for path in (place / "traced/profile").rglob("*") if path.is_file()]
     assert any(name.endswith(".xplane.pb") for name in traces)
     assert any("perfetto" in name for name in traces)
+
+
+# -- odd batches -----------------------------------------------------------------------------------
+
+
+def write(path, images, labels):
+    np.savez(path, train_x=images, train_y=labels, test_x=images[:7], test_y=labels[:7])
+    return path
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_batches_in_which_nothing_can_be_paired_are_refused(run, batch_size):
+    with pytest.raises(ConfigError, match=rf"batch_size is {batch_size}: pairing and batch norm"):
+        run("few", batch_size=batch_size)
+
+
+@pytest.mark.parametrize("kind", ["odd", "one class a batch", "one image"])
+def test_odd_batches(place, kind):
+    """Batches of seven, the last of which and that of the test images are not whole."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (23, 8, 8, 3)).astype(np.uint8)
+    labels = np.arange(23) % 3
+    if kind == "one image":
+        images[:] = images[0]
+    if kind == "one class a batch":
+        for step in range(3):
+            labels[batch_indices(0, step, 7, 23)] = step
+    folder = place / kind
+    folder.mkdir()
+    data = write(folder / "data.npz", images, labels)
+    summary = train(data, folder / "run", epochs=1, batch_size=7, eval__batch_size=4)
+    assert summary["steps"] == 3 and summary["skipped_steps"] == 0
+    assert math.isfinite(runs.records(folder / "run")[0]["train/loss"])
