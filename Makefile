@@ -13,7 +13,7 @@ help:
 	@echo "make test-long    the tests that take too long for make test"
 	@echo "make test-backbones  every network against its PyTorch original at every size"
 	@echo "make test-recipes  an abstract step of every recipe and variant"
-	@echo "make test-faults  twenty runs killed at random, each resumed to the same bits"
+	@echo "make test-faults  runs that are killed, damaged, starved and poisoned, and go on (half an hour)"
 	@echo "make test-matrix  the tests on Python 3.11, 3.12 and 3.13 with the sets in constraints/"
 	@echo "make clean        remove the virtual environments"
 
@@ -24,8 +24,11 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev lint
 	$(RUN) -m pytest -n auto --dist loadfile
 
+FAULTS := $(addprefix tests/test_, $(addsuffix .py, bad_images checkpoint cluster manifest memory \
+	numbers processes run sharding stop stream survival weight_files workdir))
+
 test-faults: $(VENV)/.installed-dev
-	AUTOMIX_KILLS=20 $(RUN) -m pytest tests/test_run.py -k killed
+	AUTOMIX_KILLS=20 AUTOMIX_LONG=all $(RUN) -m pytest -n auto --dist loadfile $(FAULTS)
 
 test-backbones: $(VENV)/.installed-dev
 	AUTOMIX_BACKBONES=all $(RUN) -m pytest tests/test_backbones.py

@@ -22,6 +22,18 @@ import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs() -> Iterator[None]:
+    """Lets go of what a file has compiled, of which the next has no use.
+
+    Each program is several mappings of memory, and Linux gives a process 65,530 of them: XLA
+    crashes beyond.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
 @contextlib.contextmanager
 def x64() -> Iterator[None]:
     """Float64 inside the block; by the option, as the context manager's name changes with JAX."""

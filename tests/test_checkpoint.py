@@ -24,8 +24,9 @@ from jax.experimental import multihost_utils
 
 from automix_jax.errors import CheckpointError
 from automix_jax.train import checkpoint_folder, cluster, manifest
-from automix_jax.train.checkpoint import FORMAT, Checkpoints, template
+from automix_jax.train.checkpoint import FORMAT, Checkpoints
 from automix_jax.train.manifest import NAME
+from automix_jax.train.sharding import described
 from tests import processes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +56,7 @@ def tree(step):
 
 
 def shapes():
-    return template(jax.eval_shape(lambda: tree(0)), shardings())
+    return described(jax.eval_shape(lambda: tree(0)), shardings())
 
 
 def info(step):
@@ -137,15 +138,6 @@ def test_restores_what_was_saved(original):
         assert_is(checkpoints.get(before=17), 12)
         assert not checkpoints.warnings
     assert NAME in [path.name for path in files(original / "last/18")]
-
-
-def test_restores_to_one_sharding_for_all(original):
-    everywhere = shardings()["step"]
-    shape = template(jax.eval_shape(lambda: tree(0)), everywhere)
-    with opened(original, create=False) as checkpoints:
-        _, arrays, _ = checkpoints.restore(shape)
-    assert {leaf.sharding for leaf in jax.tree.leaves(arrays)} == {everywhere}
-    np.testing.assert_array_equal(arrays["params"]["w"], tree(18)["params"]["w"])
 
 
 def test_nothing_was_saved(tmp_path):
@@ -751,7 +743,7 @@ def one_of_two(folder, *flags):
 
     def get(expected):
         step, found, said = checkpoints.restore(
-            template(jax.eval_shape(lambda: raw(0)), shardings())
+            described(jax.eval_shape(lambda: raw(0)), shardings())
         )
         assert step == expected and said == info(step)
         pairs = zip(jax.tree.leaves(found), jax.tree.leaves(raw(expected)), strict=True)

@@ -127,6 +127,29 @@ def test_what_the_environment_says(environment, several):
 METADATA = "/computeMetadata/v1/instance/attributes/"
 
 
+@pytest.mark.parametrize(
+    ("environment", "gpus"),
+    [
+        ({}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "SLURM_GPUS_ON_NODE": "8"}, list(range(8))),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "2"}, [0, 1]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)", "SLURM_GPUS_ON_NODE": "8"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2),2", "SLURM_GPUS_ON_NODE": "8"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, None),
+        (
+            {
+                "SLURM_STEP_TASKS_PER_NODE": "1(x4)",
+                "SLURM_GPUS_ON_NODE": "8",
+                "JAX_LOCAL_DEVICE_IDS": "0,1",
+            },
+            None,
+        ),
+    ],
+)
+def test_a_task_that_has_a_host_to_itself_takes_all_its_gpus(environment, gpus):
+    assert cluster.local_gpus(environment) == gpus
+
+
 @contextlib.contextmanager
 def metadata_server(attributes):
     """What answers on a virtual machine of Google's."""

@@ -74,6 +74,10 @@ class Experiment:
         """The state as shapes and shardings."""
         return described(jax.eval_shape(self.create, named_key(0, "state")), self.state_sharding)
 
+    def saved_template(self) -> dict[str, PyTree]:
+        """What a checkpoint holds, as shapes and shardings."""
+        return {"state": self.state_template(), "metrics": self.metrics_template()}
+
     def metrics_template(self) -> Collection:
         """The metrics as shapes and shardings."""
         metrics = jax.eval_shape(self.create_metrics)

@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
@@ -288,20 +287,6 @@ class Checkpoints:
                 f"checkpoint {path} is damaged ({damage}): it is now {aside.name}, and going back"
                 f" to step {chosen} loses {step - chosen} steps."
             )
-
-
-def template(tree: PyTree, sharding: jax.sharding.Sharding | PyTree) -> PyTree:
-    """Describes a tree of arrays for `Checkpoints.restore`.
-
-    Args:
-        tree: of arrays, or of what has their shapes and dtypes.
-        sharding: of all, or a tree of shardings with one for each.
-    """
-    if isinstance(sharding, jax.sharding.Sharding):
-        return template(tree, jax.tree.map(lambda _: sharding, tree))
-    return jax.tree.map(
-        lambda leaf, its: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=its), tree, sharding
-    )
 
 
 def _all_damaged(folder: Path, damaged: list[_Damaged], aside: list[str]) -> str:

@@ -166,6 +166,18 @@ def one_of_several(environment: Mapping[str, str]) -> bool:
     return tasks > 1 or _tpu_hosts(environment) > 1
 
 
+def local_gpus(environment: Mapping[str, str]) -> list[int] | None:
+    """All GPUs of a host on which Slurm runs a single task, of which JAX would take one.
+
+    None where JAX knows best.
+    """
+    tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as "1(x4)" or "2,1"
+    if not re.fullmatch(r"1(\(x\d+\))?", tasks) or "JAX_LOCAL_DEVICE_IDS" in environment:
+        return None
+    count = int(environment.get("SLURM_GPUS_ON_NODE", 0))
+    return list(range(count)) or None
+
+
 def _tpu_hosts(environment: Mapping[str, str]) -> int:
     """How many hosts drive the TPU slices that this host belongs to; 1 where it has no TPU."""
     hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
@@ -195,7 +207,9 @@ def _metadata(server: str, key: str) -> str:
 def _join_by_environment() -> None:
     try:
         jax.distributed.initialize(
-            initialization_timeout=_PATIENCE, heartbeat_timeout_seconds=_HEARTBEAT
+            local_device_ids=local_gpus(os.environ),
+            initialization_timeout=_PATIENCE,
+            heartbeat_timeout_seconds=_HEARTBEAT,
         )
     except (ValueError, KeyError) as error:
         raise ConfigError(

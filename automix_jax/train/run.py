@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import math
 import signal
@@ -71,6 +70,7 @@ class Run:
         self.total_steps = config.epochs * self.steps_per_epoch
         self.guide = put_replicated(guiding.variables(guide) if guide else None, experiment.mesh)
         self.epoch_end = EpochEnd(config, workdir, feed, experiment, self.guide)
+        self.template = experiment.saved_template()
         self.programs: dict[int, jax.stages.Compiled] = {}
         self.clock = Clock()
         self.profile = Profile(workdir / "profile" if options.profile else None)
@@ -158,14 +158,6 @@ class Run:
             if self.pretrained is not None:
                 state = warm_start.start_from(state, self.pretrained, self.feed.facts.num_classes)
             return jax.block_until_ready(state), self.experiment.create_metrics()
-
-    @functools.cached_property
-    def template(self) -> dict[str, Any]:
-        """What a checkpoint holds, as shapes and shardings."""
-        return {
-            "state": self.experiment.state_template(),
-            "metrics": self.experiment.metrics_template(),
-        }
 
     def recorded(self, step: int) -> bool:
         """Whether the epoch that ends with a step has been evaluated and written down."""

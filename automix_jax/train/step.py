@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree, Shaped
 
 from automix_jax.ema import ema_update
@@ -162,8 +162,12 @@ def compute_gradients(
         compute = accumulated
 
     frozen = Frozen(state.teacher, state.student_stats, state.teacher_stats, guide)
+    # What is split between steps is gathered once, before the networks run.
+    params, frozen = jax.lax.with_sharding_constraint(
+        (state.params, frozen), NamedSharding(mesh, PartitionSpec())
+    )
     keys = keys_of(state, num_groups)
-    return compute(state.params, frozen, images, labels, keys, state.step)
+    return compute(params, frozen, images, labels, keys, state.step)
 
 
 def keys_of(state: TrainState, num_groups: int) -> Key[Array, "{num_groups} 2"]:

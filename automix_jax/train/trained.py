@@ -15,8 +15,8 @@ from automix_jax.errors import CheckpointError, ConfigError, DataError
 from automix_jax.models import create_model
 from automix_jax.models.backbone import Backbone
 from automix_jax.train import workdir as workdir_lib
-from automix_jax.train.build import Experiment, build, make_mesh, named_key, replicated
-from automix_jax.train.checkpoint import Checkpoints, template
+from automix_jax.train.build import Experiment, build, make_mesh
+from automix_jax.train.checkpoint import Checkpoints
 from automix_jax.train.feed import open_feed
 from automix_jax.train.logging import read_records
 from automix_jax.train.state import TrainState
@@ -89,16 +89,10 @@ def load_state(workdir: str | Path, checkpoint: str = "last") -> Restored:
             f"{workdir / 'checkpoints' / checkpoint} holds no checkpoint: train first."
         )
     experiment = build(config, facts, make_mesh(jax.devices()[:1]))
-    tree = {
-        "state": jax.eval_shape(experiment.create, named_key(0, "state")),
-        "metrics": jax.eval_shape(experiment.create_metrics),
-    }
     keep = config.run.keep_checkpoints
     checkpoints = Checkpoints(workdir / "checkpoints", keep, create=False)
     with contextlib.closing(checkpoints):
-        found = checkpoints.restore(
-            template(tree, replicated(experiment.mesh)), best=checkpoint == "best"
-        )
+        found = checkpoints.restore(experiment.saved_template(), best=checkpoint == "best")
     assert found is not None  # there is one
     _, restored, _ = found
     return Restored(config, facts, experiment, restored["state"])
