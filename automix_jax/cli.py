@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -113,6 +114,10 @@ def train(argv: Sequence[str], program: str = "python main.py") -> int:
         return _fail(error)
     except KeyboardInterrupt:  # before signals are answered
         return INTERRUPTED
+    except Exception:
+        # Python would end in an orderly way, and of several processes wait for the others for ever.
+        traceback.print_exc()
+        return 1
     return 0
 
 

@@ -87,7 +87,9 @@ class Opened(Checkpoints):
 
     def put(self, *steps, best=False):
         for step in steps:
-            self.save(step, tree(step), info(step), best=best)
+            self.save(step, tree(step), info(step))
+            if best:
+                self.save_best(step, tree(step), info(step))
         self.wait()
 
     def get(self, **options):
@@ -132,27 +134,45 @@ def files(step_folder):
 
 def test_restores_what_was_saved(original):
     with opened(original, create=False) as checkpoints:
-        assert checkpoints.latest_step() == checkpoints.best_step() == 18
         assert_is(checkpoints.get(), 18)
         assert_is(checkpoints.get(best=True), 18)
-        assert_is(checkpoints.get(before=17), 12)
+        assert_is(checkpoints.get(among=lambda step: step < 18), 12)
+        assert checkpoints.best_info() == info(18)
         assert not checkpoints.warnings
     assert NAME in [path.name for path in files(original / "last/18")]
 
 
 def test_nothing_was_saved(tmp_path):
     with opened(tmp_path / "new") as checkpoints:
-        assert checkpoints.latest_step() is checkpoints.best_step() is None
         assert checkpoints.get() is checkpoints.get(best=True) is None
-        assert checkpoints.get(before=5) is checkpoints.get(allow_fresh=True) is None
+        assert checkpoints.get(among=bool) is checkpoints.get(allow_fresh=True) is None
+        assert checkpoints.best_info() is None
         assert not checkpoints.warnings
 
 
-def test_nothing_so_early_is_left(folder):
+def test_none_of_those_that_may_be_restored(folder):
+    before = content(folder)
     with opened(folder) as checkpoints:
-        assert checkpoints.get(before=11) is None
-        assert re.search("has no checkpoint of step 11 or before", checkpoints.warnings[0])
-        assert checkpoints.latest_step() == 18
+        for fresh in (False, True):
+            found = checkpoints.get(among=lambda step: step < 12, allow_fresh=fresh)
+            assert found is None and not checkpoints.warnings
+    assert content(folder) == before
+
+
+def test_the_oldest_and_those_between(folder):
+    with opened(folder) as checkpoints:
+        checkpoints.put(24)
+        assert_is(checkpoints.get(oldest=True), 12)
+        assert_is(checkpoints.get(among=lambda step: step > 12, oldest=True), 18)
+        assert_is(checkpoints.get(among=lambda step: step < 24), 18)
+        assert not checkpoints.warnings
+        assert names(folder) == ["12", "18", "24"] and names(folder, "best") == ["18"]
+        spoil(folder, 12)
+        assert_is(checkpoints.get(oldest=True), 18)
+        (warning,) = checkpoints.warnings
+        assert "last/12 is damaged (info/metadata has 6 bytes" in warning
+        assert warning.endswith("): it is passed over.")
+        assert names(folder) == ["12", "18", "24"]
 
 
 def test_training_waits_neither_for_the_disk_nor_for_hashes(tmp_path, monkeypatch):
@@ -165,10 +185,10 @@ def test_training_waits_neither_for_the_disk_nor_for_hashes(tmp_path, monkeypatc
     monkeypatch.setattr(manifest, "write", slowly)
     with opened(tmp_path / "run") as checkpoints:
         checkpoints.save(1, tree(1), info(1))
-        assert checkpoints.latest_step() is None
+        assert checkpoint_folder.steps(tmp_path / "run/last") == []
         go_on.set()
         checkpoints.wait()
-        assert checkpoints.latest_step() == 1
+        assert names(tmp_path / "run") == ["1"]
 
 
 # -- damage --------------------------------------------------------------------------------------
@@ -179,11 +199,16 @@ def falls_back(folder, checkpoints, said):
     checkpoints.warnings.clear()
     found = checkpoints.get()
     assert_is(found, 12)
-    (warning,) = checkpoints.warnings
+    warning, of_best = checkpoints.warnings
     assert str(folder / "last/18") in warning and said in warning, (said, warning)
     assert "is now 18.bad, and going back to step 12 loses 6 steps" in warning
-    assert names(folder) == ["12", "18.bad"]
+    assert of_best == (
+        f"checkpoint {folder / 'best/18'} is of steps that are taken again, from step 12: it is now"
+        " 18.old."
+    )
+    assert names(folder) == ["12", "18.bad"] and names(folder, "best") == ["18.old"]
     (folder / "last/18.bad").rename(folder / "last/18")
+    (folder / "best/18.old").rename(folder / "best/18")
 
 
 def test_every_flipped_bit_is_seen(folder):
@@ -272,18 +297,76 @@ def test_names_of_what_was_set_aside_are_not_taken_twice(folder):
 def test_what_is_newer_than_asked_for_is_not_looked_at(folder):
     (folder / "last/18" / NAME).unlink()
     with opened(folder) as checkpoints:
-        assert_is(checkpoints.get(before=12), 12)
+        assert_is(checkpoints.get(among=lambda step: step <= 12), 12)
         assert not checkpoints.warnings
-    assert names(folder) == ["12", "18"]
+    assert names(folder) == ["12", "18"] and names(folder, "best") == ["18"]
 
 
-def spoil(folder, *steps):
+def spoil(folder, *steps, kind="last"):
     for step in steps:
-        (folder / "last" / str(step) / "info/metadata").write_bytes(b"spoilt")
+        (folder / kind / str(step) / "info/metadata").write_bytes(b"spoilt")
+
+
+def spoil_all(folder):
+    spoil(folder, 12, 18)
+    spoil(folder, 18, kind="best")
+
+
+def test_the_best_stands_in_for_the_last(folder):
+    spoil(folder, 12, 18)
+    with opened(folder) as checkpoints:
+        for fresh in (True, False, False):  # as if it was killed before it saved
+            assert_is(checkpoints.get(allow_fresh=fresh), 18)
+        assert names(folder) == ["12.bad", "18.bad"] and names(folder, "best") == ["18"]
+        last, best = folder / "last", folder / "best"
+        stands_in = f"no checkpoint in {last} is whole: going on from {best / '18'}, which is."
+        first, second, *others = checkpoints.warnings
+        assert re.fullmatch(r"checkpoint .*last/18 is damaged \(.*\): it is now 18\.bad\.", first)
+        assert re.fullmatch(r"checkpoint .*last/12 is damaged \(.*\): it is now 12\.bad\.", second)
+        assert others == [stands_in] * 3
+        assert_is(checkpoints.get(among=lambda step: step != 12) or checkpoints.get(), 18)
+        checkpoints.put(24)
+        assert_is(checkpoints.get(), 24)
+    assert names(folder, "best") == ["18"]
+
+
+def test_the_best_stands_in_where_the_last_is_gone(folder):
+    shutil.rmtree(folder / "last")
+    with opened(folder) as checkpoints:
+        assert_is(checkpoints.get(), 18)
+        assert "last is whole: going on from" in checkpoints.warnings[0]
+    with opened(folder, create=False) as checkpoints:
+        assert checkpoints.get() is None
+
+
+def test_the_best_of_steps_that_are_taken_again_is_no_longer_it(folder):
+    """They may lead elsewhere, so that what they lead to must be saved, not found there."""
+    shutil.rmtree(folder / "last/18")
+    with opened(folder) as checkpoints:
+        assert_is(checkpoints.get(), 12)
+        assert names(folder, "best") == ["18.old"] and checkpoints.best_info() is None
+        (warning,) = checkpoints.warnings
+        assert "best/18 is of steps that are taken again, from step 12: it is now 18" in warning
+        assert checkpoints.save_best(18, tree(19), info(19))
+        _, found, said = checkpoints.get(best=True)
+        assert found["step"] == 19 and said == checkpoints.best_info() == info(19)
+    assert names(folder, "best") == ["18", "18.old"]
+
+
+def test_the_best_of_steps_taken_is_left(folder):
+    with opened(folder) as checkpoints:
+        checkpoints.put(24)
+        assert_is(checkpoints.get(), 24)
+        assert not checkpoints.warnings and checkpoints.best_info() == info(18)
+        spoil(folder, 18, kind="best")
+        assert checkpoints.best_info() is None
+        assert_is(checkpoints.get(), 24)
+        assert not checkpoints.warnings
+    assert names(folder, "best") == ["18"]
 
 
 def test_all_damaged_is_an_error_that_changes_nothing(folder):
-    spoil(folder, 12, 18)
+    spoil_all(folder)
     before = content(folder)
     with opened(folder) as checkpoints:
         with pytest.raises(CheckpointError) as caught:
@@ -292,7 +375,7 @@ def test_all_damaged_is_an_error_that_changes_nothing(folder):
     assert caught.value.exit_code == 66
     for said in (
         f"checkpoint {folder / 'last/18'} is damaged (info/metadata has 6 bytes of ",
-        "no other is whole: put the folder back from a copy, choose another --workdir, or",
+        "no other that would do is whole: put the folder back from a copy, choose another ",
         "--allow-fresh; nothing was deleted or renamed.",
     ):
         assert said in str(caught.value)
@@ -300,19 +383,50 @@ def test_all_damaged_is_an_error_that_changes_nothing(folder):
 
 
 def test_all_damaged_and_begun_again(folder):
-    spoil(folder, 12, 18)
+    spoil_all(folder)
+    (folder / "last/6.bad.2").mkdir()  # of a start before
     before = len(content(folder))
     with opened(folder) as checkpoints:
         assert checkpoints.get(allow_fresh=True) is None
-        assert names(folder) == ["12.bad", "18.bad"] and len(content(folder)) == before
+        assert names(folder) == ["12.old", "18.old", "6.old"]
+        assert names(folder, "best") == ["18.old"] and len(content(folder)) == before
         (warning,) = checkpoints.warnings
-        assert f"all checkpoints in {folder / 'last'} are damaged and set aside" in warning
-        # Still not a folder without a word, until there is something new.
+        assert warning == (
+            f"no checkpoint in {folder} is whole: all are set aside, and it begins again."
+        )
+        # Who was killed before anything was saved begins again without a word.
+        assert checkpoints.get() is checkpoints.get(allow_fresh=True) is None
+        assert len(checkpoints.warnings) == 1
+        checkpoints.put(18, best=True)
+        assert_is(checkpoints.get(), 18)
+        spoil(folder, 18)
+        spoil(folder, 18, kind="best")
+        assert checkpoints.get(allow_fresh=True) is None
+    assert names(folder) == ["12.old", "18.old", "18.old.2", "6.old"]
+
+
+def test_what_is_whole_is_not_set_aside_to_begin_again(folder):
+    spoil(folder, 12)
+    spoil(folder, 18, kind="best")
+    before = content(folder)
+    with opened(folder) as checkpoints:
+        for some in ({"best": True}, {"among": lambda step: step == 12}):
+            with pytest.raises(CheckpointError, match=r"1[28] is damaged .* no other that would"):
+                checkpoints.get(allow_fresh=True, **some)
+        assert_is(checkpoints.get(), 18)
+        assert not checkpoints.warnings
+    assert content(folder) == before
+
+
+def test_what_damage_has_set_aside_is_not_forgotten(folder):
+    """A folder of which nothing else is left is not one in which nothing was ever saved."""
+    shutil.rmtree(folder / "best")
+    shutil.rmtree(folder / "last/12")
+    (folder / "last/18").rename(folder / "last/18.bad")
+    with opened(folder) as checkpoints:
         with pytest.raises(CheckpointError, match=r"last/18\.bad is damaged \(it was set aside"):
             checkpoints.get()
-        assert checkpoints.get(allow_fresh=True) is None and len(checkpoints.warnings) == 2
-        checkpoints.put(6)
-        assert_is(checkpoints.get(), 6)
+        assert checkpoints.get(allow_fresh=True) is checkpoints.get() is None
 
 
 def test_reading_changes_nothing_and_takes_only_the_newest(folder):
@@ -354,7 +468,6 @@ def test_format_1_is_refused_by_its_number(tmp_path):
             said = f"last/6 is of format 1, and this version reads format {FORMAT}"
             with pytest.raises(CheckpointError, match=said):
                 checkpoints.get(allow_fresh=create)
-            assert checkpoints.latest_step() == 6
     assert content(tmp_path) == before
 
 
@@ -376,7 +489,7 @@ def test_keeps_the_newest_and_the_best(tmp_path):
         checkpoints.put(2, 4, best=True)
         checkpoints.put(6, 8, 10)
         assert names(tmp_path) == ["10", "6", "8"] and names(tmp_path, "best") == ["4"]
-        assert (checkpoints.latest_step(), checkpoints.best_step()) == (10, 4)
+        assert checkpoints.best_info() == info(4)
         assert_is(checkpoints.get(best=True), 4)
 
 
@@ -426,23 +539,19 @@ def test_what_is_there_and_damaged_is_saved_anew(folder):
         assert_is(checkpoints.get(), 18)
         assert_is(checkpoints.get(best=True), 18)
         assert [re.findall(r"\w+/18 is damaged|saved anew", x) for x in checkpoints.warnings] == [
-            ["best/18 is damaged", "saved anew"],
             ["last/18 is damaged", "saved anew"],
+            ["best/18 is damaged", "saved anew"],
         ]
     assert names(folder) == ["12", "18", "18.bad"]
 
 
-def test_the_best_is_whole_before_the_last_is_begun(tmp_path, monkeypatch):
-    order, write = [], manifest.write
-
-    def looking(path, step):
-        order.append((path.parent.name, names(tmp_path, "best")))
-        write(path, step)
-
-    monkeypatch.setattr(manifest, "write", looking)
-    with opened(tmp_path) as checkpoints:
-        checkpoints.put(6, best=True)
-    assert order == [("best", ["6.partial"]), ("last", ["6"])]
+def test_the_best_is_on_the_disk_when_it_is_said_to_be(folder):
+    with opened(folder) as checkpoints:
+        assert checkpoints.save_best(18, tree(18), info(0))  # there already
+        assert checkpoints.best_info() == info(18)
+        assert checkpoints.save_best(24, tree(24), info(24) | {"accuracy": 50.5})
+        assert checkpoints.best_info() == info(24) | {"accuracy": 50.5}
+        assert names(folder) == ["12", "18"] and names(folder, "best") == ["24"]
 
 
 # -- saves that fail -----------------------------------------------------------------------------
@@ -489,7 +598,7 @@ def test_a_save_that_fails_is_said_and_the_next_is_tried(folder, fail):
                 f"checkpoint {folder / 'last' / str(18 + times)} could not be saved (No space left"
                 " on device): free space there; the next save is tried all the same."
             )
-            assert names(folder) == ["12", "18"] and checkpoints.latest_step() == 18
+            assert names(folder) == ["12", "18"]
         checkpoints.put(21)
         assert checkpoints.failures == 0 and names(folder) == ["18", "21"]
         assert_is(checkpoints.get(), 21)
@@ -506,32 +615,33 @@ def test_the_third_failure_in_a_row_is_an_error(folder, fail):
         assert_is(checkpoints.get(), 18)
 
 
-def test_without_the_best_the_last_is_not_saved_either(folder):
+def test_a_best_that_fails_is_counted_apart(folder):
     with opened(folder) as checkpoints:
-        checkpoints.save(24, tree(24), {"seconds": Full(train=1)}, best=True)
-        assert checkpoints.failures == 1 and "best/24 could not" in checkpoints.warnings[0]
-        assert names(folder) == ["12", "18"] and names(folder, "best") == ["18"]
-
-
-def test_the_best_alone_is_half_of_a_save(folder, monkeypatch):
-    """A disk with room for one only is found out, too."""
-    commit = checkpoint_folder.commit
-
-    def one_only(path):
-        full() if path.parent.name == "last" else commit(path)
-
-    monkeypatch.setattr(checkpoint_folder, "commit", one_only)
-    with opened(folder) as checkpoints:
-        checkpoints.put(24, 30, best=True)
-        assert checkpoints.failures == 2 and checkpoints.best_step() == 30
-        with pytest.raises(CheckpointError, match="last/36 could not be saved"):
-            checkpoints.put(36, best=True)
+        for times in (1, 2):
+            assert not checkpoints.save_best(24, tree(24), {"seconds": Full(train=1)})
+            assert "best/24 could not be saved (No space left" in checkpoints.warnings[-1]
+            checkpoints.put(24 + times)
+            assert (checkpoints.failures, checkpoints.best_failures) == (0, times)
+        assert names(folder, "best") == ["18"] and checkpoints.best_info() == info(18)
+        with pytest.raises(CheckpointError, match="best/24 could not be saved"):
+            checkpoints.save_best(24, tree(24), {"seconds": Full(train=1)})
+        fails_in_orbax(checkpoints, 27)
+        assert (checkpoints.failures, checkpoints.best_failures) == (1, 3)
+        assert checkpoints.save_best(24, tree(24), info(24))
+        assert (checkpoints.failures, checkpoints.best_failures) == (1, 0)
 
 
 def test_closing_says_what_was_not_saved(folder):
     with opened(folder) as checkpoints:
         checkpoints.save(24, tree(24), {"seconds": Full(train=1)})
     assert re.search(r"last/24 could not be saved \(No space left", checkpoints.warnings[0])
+
+
+def test_closing_is_no_error_whatever_orbax_has_kept(tmp_path, monkeypatch):
+    with opened(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._orbax, "close", full)
+    (warning,) = checkpoints.warnings
+    assert warning == f"Orbax could not close {tmp_path} (No space left on device)."
 
 
 def test_says_it_on_stderr_by_default(tmp_path, capfd):
@@ -644,6 +754,32 @@ def save_on_a_small_disk(folder):
     os.write(1, b"saved\n")
 
 
+def save_on_a_full_disk(folder):
+    """Saves where nothing can be written, not even what Orbax notes besides, and then where it can.
+
+    Errors that it keeps must not come up at the next save, nor at the end.
+    """
+    checkpoints = Opened(folder, keep=2)
+    checkpoints.put(1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for step, save in ((2, checkpoints.save), (3, checkpoints.save_best), (4, checkpoints.save)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+        save(step, tree(step), info(step))
+        checkpoints.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        failed = checkpoints.warnings.pop()
+        assert f"/{step} could not be saved (File too large)" in failed
+        checkpoints.put(step + 4, best=True)
+        assert checkpoints.failures == checkpoints.best_failures == 0 == len(checkpoints.warnings)
+        assert names(folder)[-1] == names(folder, "best")[-1] == str(step + 4)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+    checkpoints.put(9)
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    checkpoints.close()
+    assert len(checkpoints.warnings) == 1 and "last/9 could" in checkpoints.warnings[0]
+    os.write(1, b"saved\n")
+
+
 @contextlib.contextmanager
 def child(task, *arguments):
     """Does something in a fork; yields its number when it has said a word."""
@@ -672,8 +808,9 @@ def children(folder):
             time.sleep(random.Random(seed).uniform(0, 0.05))
             os.kill(pid, signal.SIGKILL)
             assert said == b"stuck\n"
-    with child(save_on_a_small_disk, folder / "small") as (_, said):
-        assert said == b"saved\n"
+    for save, name in ((save_on_a_small_disk, "small"), (save_on_a_full_disk, "full")):
+        with child(save, folder / name) as (_, said):
+            assert said == b"saved\n"
 
 
 @pytest.fixture(scope="module")
@@ -711,6 +848,9 @@ def test_killed_while_saving(place):
 def test_a_disk_that_really_is_too_small(place):
     with opened(place / "small") as checkpoints:
         assert_is(checkpoints.get(), 5)
+    with opened(place / "full") as checkpoints:
+        assert_is(checkpoints.get(), 8)
+        assert_is(checkpoints.get(best=True), 8)
 
 
 def one_of_two(folder, *flags):
@@ -729,7 +869,9 @@ def one_of_two(folder, *flags):
 
     def put(step, best=False):
         everywhere = jax.jit(lambda: raw(step), out_shardings=shardings())()
-        checkpoints.save(step, everywhere, info(step), best=best)
+        checkpoints.save(step, everywhere, info(step))
+        if best:
+            assert checkpoints.save_best(step, everywhere, info(step))
         checkpoints.wait()
 
     def raw(step):
@@ -752,7 +894,7 @@ def one_of_two(folder, *flags):
     put(1)
     put(2, best=True)
     put(3)
-    assert (checkpoints.latest_step(), checkpoints.best_step()) == (3, 2)
+    assert checkpoints.best_info() == info(2)
     get(3)
     theirs = next(path for path in files(folder / "last/3") if path.name == "process_1")
     together(lambda: theirs.write_bytes(theirs.read_bytes()[:-1]))
@@ -767,9 +909,17 @@ def one_of_two(folder, *flags):
     manifest.write = write
     put(7)
     assert checkpoints.failures == 0
-    together(lambda: [(path / NAME).unlink() for path in (folder / "last").glob("?")])
-    with pytest.raises(CheckpointError, match="last/7 is damaged"):
-        get(7)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for step in (8, 10):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+        put(step)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert checkpoints.failures == 1
+        put(step + 1, best=True)
+        assert checkpoints.failures == 0 and checkpoints.best_info() == info(step + 1)
+    together(lambda: [path.unlink() for path in folder.glob(f"*/*/{NAME}")])
+    with pytest.raises(CheckpointError, match="last/11 is damaged"):
+        get(11)
     checkpoints.close()
 
 
@@ -779,4 +929,4 @@ def test_two_processes_agree(tmp_path):
     program = ("-c", "from tests.test_checkpoint import *; one_of_two(*sys.argv[1:])")
     with processes.together(2, lambda _: [folder], tmp_path, devices=4, program=program) as both:
         assert [(code, err) for code, _, err in processes.finish(both) if code] == []
-    assert names(tmp_path / "run") == ["2", "3.bad", "7"]
+    assert names(tmp_path / "run") == ["11", "3.bad", "9"]

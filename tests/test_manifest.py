@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pathlib
 import random
 import shutil
 
@@ -101,8 +102,22 @@ def test_what_has_come_since_is_not_looked_at(folder):
 
 
 def test_sectors_that_the_disk_has_lost_are_damage(folder, monkeypatch):
-    monkeypatch.setattr(manifest, "_sha256", failing(errno.EIO))
-    assert manifest.damage(folder, 7) == "a cannot be read from the disk"
+    def lost(path, *_, **options):
+        raise OSError(errno.EIO, "Input/output error")  # as of reading, which names no file
+
+    for owner, function, name in (
+        (manifest, "_sha256", "a"),
+        (manifest, "_size", "a"),
+        (pathlib.Path, "read_bytes", manifest.NAME),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, function, lost)
+            assert manifest.damage(folder, 7) == f"{name} cannot be read from the disk"
+    (folder / manifest.NAME).unlink()
+    real = pathlib.Path.read_bytes
+    lost_information = lambda path: lost(path) if path.name == "metadata" else real(path)  # noqa: E731
+    monkeypatch.setattr(pathlib.Path, "read_bytes", lost_information)
+    assert manifest.damage(folder, 7) == "info/metadata cannot be read from the disk"
 
 
 def test_what_may_not_be_read_is_not_called_damaged(folder, monkeypatch):

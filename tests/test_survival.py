@@ -6,6 +6,7 @@ An experiment is a function of its configuration: runs of one share what is comp
 import functools
 import json
 import math
+import shutil
 import signal
 import time
 
@@ -51,7 +52,8 @@ def build(text, facts, devices):
 def text_of(config):
     """All that matters for what is compiled."""
     config = config.copy_and_resolve_references()
-    config.data.path = ""
+    config.data.path, config.run.checkpoint_steps = "", 0
+    config.run.tensorboard, config.run.sample_epochs = False, 0
     return config.to_json()
 
 
@@ -122,6 +124,7 @@ def test_a_finished_run_changes_nothing(run, place, whole):
     assert contents(whole) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("then", [2, 4])
 def test_goes_on_with_other_devices(run, place, whole, then):
     """The same batches; the numbers differ by the order of sums alone."""
@@ -176,6 +179,26 @@ def test_other_data_is_refused(place, whole):
         train(place / "moved.npz", whole, options={"override": True})
 
 
+def test_fewer_epochs_than_were_taken_are_refused(run, whole):
+    before = contents(whole)
+    with pytest.raises(CheckpointError, match=r"epochs is 2, 12 steps, and the run .* taken 18"):
+        run("whole", epochs=2, options={"override": True})
+    assert contents(whole) == before
+
+
+def test_records_without_checkpoints_are_not_begun_anew(run, place, whole):
+    folder = place / "bare"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "checkpoints")
+    lines = (folder / "metrics.jsonl").read_text()
+    with pytest.raises(CheckpointError, match=r"records of 3 epochs, but there is no checkpoint"):
+        run("bare")
+    assert (folder / "metrics.jsonl").read_text() == lines
+    run("bare", options={"allow_fresh": True})
+    assert (folder / "metrics.old.jsonl").read_text() == lines
+    runs.assert_same_bits(folder, whole)
+
+
 def test_a_change_that_the_user_insists_on_is_kept(run, place, capsys):
     with pytest.raises(Stopped):
         run("changed", looks=3)
@@ -214,14 +237,32 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(run, place, w
 def test_all_damaged(run, place, whole):
     with pytest.raises(Stopped):
         run("lost", looks=8)  # at step 7
-    for step in (6, 7):
-        damage(place / f"lost/checkpoints/last/{step}")
+    for checkpoint in ("last/6", "last/7", "best/6"):
+        damage(place / "lost/checkpoints" / checkpoint)
     before = contents(place / "lost")
     with pytest.raises(CheckpointError, match="--allow-fresh"):
         run("lost")
     assert contents(place / "lost") == before
     run("lost", options={"allow_fresh": True})
     runs.assert_same_bits(place / "lost", whole)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file left open
+def test_pictures_and_events_that_cannot_be_written_end_no_run(
+    run, place, whole, monkeypatch, capsys
+):
+    from tensorboardX.event_file_writer import EventsWriter
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(epoch.samples, "save_panel", full)
+    monkeypatch.setattr(EventsWriter, "flush", full)
+    run("unseen", run__tensorboard=True, run__sample_epochs=1)
+    out = capsys.readouterr().out
+    assert out.count("no more TensorBoard events of this start (No space left on device)") == 1
+    assert out.count("it cannot be written (No space left on device)") == 3
+    runs.assert_same_bits(place / "unseen", whole)
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_no_run(run, place, whole, monkeypatch, capsys):
@@ -275,9 +316,9 @@ def nan_at(poisoned, monkeypatch):
     """Trains one epoch of 60 steps, of which these are not finite."""
     monkeypatch.setattr(build_lib, "normalize", fragile)
 
-    def start(name, steps):
+    def start(name, steps, **fields):
         data, workdir = poisoned(name, steps)
-        return train(data, workdir, **ONE_EPOCH), workdir
+        return train(data, workdir, **(ONE_EPOCH | fields)), workdir
 
     return start
 
@@ -299,27 +340,32 @@ def test_before_the_first_checkpoint_a_run_goes_back_to_its_start(nan_at):
     assert summary["rollbacks"] == [{"from": 6, "to": 0}]
 
 
-def test_what_does_not_end_stops_the_run(nan_at, capsys):
-    with pytest.raises(NumbersError, match=r"in a row.*step 0 before.*config\.optimizer\.lr"):
-        nan_at("row50", range(5, 55))
-    with pytest.raises(NumbersError, match=r"numbers\.json has the batches") as stopped:
-        nan_at("row50again", range(25, 60))
-    path = str(stopped.value).split("--workdir; ")[1].split(" has")[0]
-    with open(path) as file:
-        steps = json.load(file)["steps"]
-    assert [step["step"] for step in steps] == [28, 29, 30]
+def test_what_does_not_end_stops_the_run(poisoned, monkeypatch):
+    """Fifty steps, of which the first three lead back and the next three to the end."""
+    monkeypatch.setattr(build_lib, "normalize", fragile)
+    data, workdir = poisoned("row50", range(8, 58))
+    message = r"in a row, 11 to 13,.*step 0 before.*config\.optimizer\.lr.*numbers\.json has the"
+    with pytest.raises(NumbersError, match=message):
+        train(data, workdir, **ONE_EPOCH)
+    steps = json.loads((workdir / "numbers.json").read_text())["steps"]
+    assert [step["step"] for step in steps] == [11, 12, 13]
     assert all(len(step["indices"]) == 8 for step in steps)
 
 
-def test_ten_of_a_thousand_lead_back_too(nan_at):
-    summary, _ = nan_at("often", range(22, 60, 4))
+@pytest.mark.parametrize(("every", "good"), [(20, 20), (2, 54)])
+def test_ten_of_a_thousand_lead_back_too(nan_at, every, good):
+    """To before the first of them or, where that was deleted, as far as checkpoints go."""
+    summary, _ = nan_at(f"often{every}", range(22, 60, 4), run__checkpoint_steps=every)
     assert summary["skipped_steps"] == 10
-    assert summary["rollbacks"] == [{"from": 59, "to": 20}]
+    assert summary["rollbacks"] == [{"from": 59, "to": good}]
 
 
-@pytest.mark.parametrize("looks", [31, 33])
+@pytest.mark.parametrize("looks", [25, 31, 33])
 def test_stopped_in_trouble_and_resumed_ends_with_the_same_bits(nan_at, poisoned, looks):
-    """Stopped when one of three steps was skipped, and after the way back."""
+    """Stopped before three steps are skipped, between two of them, and after the way back.
+
+    Where it was stopped there is a checkpoint, to which it does not go back.
+    """
     _, whole = nan_at(f"trouble{looks}", range(30, 33))
     data, again = poisoned(f"again{looks}", range(30, 33))
     with pytest.raises(Stopped):
@@ -369,6 +415,7 @@ def test_another_seed_is_another_run(run, place, whole):
     assert [key for key in theirs if not np.array_equal(ours[key], theirs[key])]
 
 
+@pytest.mark.long
 def test_a_trace_of_a_few_steps(run, place):
     run("traced", options={"profile": True})
     traces = [path.name for path in (place / "traced/profile").rglob("*") if path.is_file()]

@@ -1,12 +1,12 @@
 """Processes that train one model together: how they find each other, agree, and end together."""
 
+import http.client
 import json
 import os
 import re
 import signal
 import socket
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -139,19 +139,21 @@ def together(action: Callable[[], T]) -> T:
     A process that stopped alone would leave the others waiting for it.
 
     Raises:
-        AutoMixError: of the first process that failed.
+        AutoMixError: of the first process that failed; of this class for an error of another kind.
     """
     result, failure = None, None
     try:
         result = action()
-    except AutoMixError as error:
+    except Exception as error:
         if jax.process_count() == 1:
             raise
         failure = (type(error).__name__, str(error))
     for process, other in enumerate(gather(failure)):
         if other is not None:
             kind, message = other
-            raise getattr(errors, kind)(f"process {process}: {message}")
+            ours = getattr(errors, kind, None)
+            text = f"process {process}: {message if ours else f'{kind}: {message}'}"
+            raise (ours or AutoMixError)(text)
     return result  # type: ignore[return-value]  # it did not fail
 
 
@@ -200,7 +202,7 @@ def _metadata(server: str, key: str) -> str:
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return answer.read().decode()
-    except (urllib.error.URLError, TimeoutError):
+    except (OSError, http.client.HTTPException):  # URLError is an OSError
         return ""
 
 

@@ -1,5 +1,6 @@
 """What a run's networks show between two epochs: accuracies, and pictures of mixed images."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -48,7 +49,7 @@ class EpochEnd:
             state: whose networks.
             heed: passes batches on, and may end the evaluation by an exception.
         """
-        state = gathered(state, self.experiment.mesh)
+        state = self._readable(state)
         networks = {"student": (state.params["student"], state.student_stats)}
         if state.teacher:
             networks["teacher"] = (state.teacher, self._teacher_stats(state, self.feed))
@@ -62,12 +63,16 @@ class EpochEnd:
         names = [facts.class_names[label] for label in labels]
         path = self.workdir / "samples" / f"epoch_{epoch:03d}.png"
         x, y = put_replicated((images, labels), mesh)
-        state = gathered(state, mesh)
+        state = self._readable(state)
         columns = samples.mix_columns(images, lambda lam: self._mixer(state, x, y, lam))
         if cluster.is_main():
             path.parent.mkdir(exist_ok=True)
             samples.save_panel(path, columns, names)
         return path
+
+    def _readable(self, state: TrainState) -> TrainState:
+        """The networks, whole on every device, and nothing of the optimizer."""
+        return gathered(dataclasses.replace(state, opt_state=()), self.experiment.mesh)
 
     @functools.cached_property
     def _mixer(self) -> samples.Mixer:

@@ -52,8 +52,10 @@ def _open(path: Path, workdir: Path) -> TextIO:
         try:
             _take(file, workdir)
             # Whoever had it may have deleted it since it was opened.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
+        except FileNotFoundError:
+            pass
         except BaseException:
             file.close()
             raise

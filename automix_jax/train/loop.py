@@ -8,7 +8,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from automix_jax.errors import MemoryLimitError
 from automix_jax.train import cluster, guiding, memory, warm_start
 from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.build import build, compute_dtype, make_mesh
@@ -61,12 +60,12 @@ def train(
                 run = Run(config, workdir, feed, experiment, pretrained, guide, options)
                 try:
                     return run.train(changes)
-                except (jax.errors.JaxRuntimeError, MemoryError) as error:
-                    if run.began and memory.is_out_of_memory(error):
-                        raise MemoryLimitError(
-                            "memory ran out, though steps were taken: lower config.eval.batch_size,"
-                            f" or {advice}; the same command goes on from the last checkpoint."
-                        ) from error
+                except jax.errors.JaxRuntimeError:
+                    # Later than at the first step, or on one process of several, which the others
+                    # do not know of.
+                    with memory.refused(advice):
+                        if run.began or jax.process_count() > 1:
+                            raise
                     raise
 
         choices = memory.parts(config.num_groups, jax.device_count())

@@ -4,10 +4,13 @@ Hashing takes a second of one core for 1.6 GB where the processor has instructio
 disk is often slower.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +66,8 @@ def damage(folder: Path, step: int) -> str | None:
     try:
         return _damage(folder, step)
     except OSError as error:
+        if error.errno == errno.EIO:
+            return f"{error.filename} cannot be read from the disk"
         raise CheckpointError(
             f"checkpoint {folder} cannot be read ({error.filename}: {error.strerror}): make it"
             " readable; nothing was changed."
@@ -83,7 +88,8 @@ def sync(path: Path) -> None:
 
 def _damage(folder: Path, step: int) -> str | None:
     try:
-        data = (folder / NAME).read_bytes()
+        with _reading(NAME):
+            data = (folder / NAME).read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         _check_format(_format_without_manifest(folder), folder)
         return f"{NAME} is missing"
@@ -95,21 +101,37 @@ def _damage(folder: Path, step: int) -> str | None:
         return f"{NAME} is that of step {saved['step']}"
     files = saved["files"].items()
     for name, expected in files:  # first what is quickly seen
-        path = folder / name
-        if not path.is_file():
+        with _reading(name):
+            size = _size(folder / name)
+        if size is None:
             return f"{name} is missing"
-        if (size := path.stat().st_size) != expected["bytes"]:
+        if size != expected["bytes"]:
             return f"{name} has {size:,} bytes of {expected['bytes']:,}"
     for name, expected in files:
-        try:
+        with _reading(name):
             digest = _sha256(folder / name)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            return f"{name} cannot be read from the disk"
         if digest != expected["sha256"]:
             return f"{name} has changed"
     return None
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Lets an error say of which file it is, which those of reading do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = name
+        raise
+
+
+def _size(path: Path) -> int | None:
+    """The bytes of a file; None where there is none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _check_format(found: Any, folder: Path) -> None:
@@ -123,8 +145,10 @@ def _check_format(found: Any, folder: Path) -> None:
 
 def _format_without_manifest(folder: Path) -> Any:
     """The format as the checkpoint's own information has it; ours where that says nothing."""
+    name = "info/metadata"
     try:
-        info = json.loads((folder / "info/metadata").read_bytes())
+        with _reading(name):
+            info = json.loads((folder / name).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return FORMAT
     return info.get("format", 1) if isinstance(info, dict) else FORMAT

@@ -4,6 +4,7 @@ A device takes its groups of the batch in `config.accumulation` parts, with the 
 smallest part is one group: batch norm, ratios and pairs act within it.
 """
 
+import contextlib
 import dataclasses
 import gc
 import os
@@ -207,6 +208,25 @@ def advice(config: ConfigDict, devices: int) -> str:
     }
     *others, last = [remedy for remedy, helps in remedies.items() if helps]
     return f"use {', '.join(others)} or {last}" if others else f"use {last}"
+
+
+@contextlib.contextmanager
+def refused(advice: str) -> Iterator[None]:
+    """Turns a lack of memory, for which smaller parts of a step are no help, into our error.
+
+    Raises:
+        MemoryLimitError: with the advice.
+    """
+    try:
+        yield
+    except (JaxRuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = (str(error) or "MemoryError").splitlines()[0].rstrip(".")
+        raise MemoryLimitError(
+            f"memory ran out ({reason}): {advice}; the same command goes on from the last"
+            " checkpoint."
+        ) from error
 
 
 def with_parts(

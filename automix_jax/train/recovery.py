@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from clu.metrics import Collection
-from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -20,8 +18,6 @@ from automix_jax.train.diagnosis import diagnose
 from automix_jax.train.feed import Feed
 from automix_jax.train.sharding import put_replicated
 from automix_jax.train.state import TrainState
-
-Training = tuple[TrainState, Collection]  # what a step changes
 
 
 class Recovery:
@@ -38,33 +34,32 @@ class Recovery:
     def __init__(
         self,
         checkpoints: Checkpoints,
-        template: PyTree,
-        begin: Callable[[], Training],
-        mesh: Mesh,
-        steps_per_epoch: int,
+        experiment: Experiment,
+        new_state: Callable[[], TrainState],
+        scheduled: Callable[[int], bool],
         say: Callable[[str], None],
     ):
         """Knows of no trouble yet.
 
         Args:
             checkpoints: of the run.
-            template: of what they hold.
-            begin: makes the state and metrics of a run that has not begun.
-            mesh: of the devices.
-            steps_per_epoch: of the run.
+            experiment: of the run.
+            new_state: makes the state of a run that has not begun.
+            scheduled: whether a step is one after which every start saves. To others, as where a
+                run was stopped, it does not go back: it would not, had it not been stopped.
             say: prints a line.
         """
         self.rollbacks: list[dict[str, int]] = []
-        self._checkpoints, self._template, self._begin = checkpoints, template, begin
-        self._mesh, self._steps_per_epoch, self._say = mesh, steps_per_epoch, say
+        self._checkpoints, self._experiment = checkpoints, experiment
+        self._new_state, self._scheduled, self._say = new_state, scheduled, say
         self._seen = 0  # skipped steps that were said
 
     def resume(self, state: TrainState, rollbacks: list[dict[str, int]]) -> None:
         """Goes on from what earlier starts have seen."""
         self._seen, self.rollbacks = int(state.skipped.count), rollbacks
 
-    def trouble(self, state: TrainState) -> str | None:
-        """Says which steps were skipped; returns in words why the run must go back, or None."""
+    def say_skipped(self, state: TrainState) -> str | None:
+        """Says which steps were skipped since; returns why the run must go back, or None."""
         count = int(state.skipped.count)
         new, self._seen = count - self._seen, count
         if new <= 0:
@@ -76,20 +71,19 @@ class Recovery:
         )
         return numbers.trouble(recent, count)
 
-    def go_back(self, state: TrainState, metrics: Collection) -> tuple[TrainState, Collection, int]:
-        """Returns what to go on with, and the step."""
+    def go_back(self, state: TrainState) -> tuple[TrainState, int]:
+        """Returns the state to go on with, and its step."""
         recent = np.asarray(state.skipped.recent)
         first, last = numbers.first_of_trouble(recent), int(recent[-1])
+        template = self._experiment.saved_template()
         self._checkpoints.wait()
-        found = self._checkpoints.restore(self._template, before=first)
-        if found is None:
-            good, (restored, metrics) = 0, self._begin()
-        else:
-            good, tree, _ = found
-            restored, metrics = tree["state"], tree["metrics"]
+        # Where all that is left is younger than the trouble the oldest is as far as it goes: its
+        # numbers are finite, too.
+        found = self._checkpoints.restore(
+            template, among=lambda step: step <= first and self._scheduled(step)
+        ) or self._checkpoints.restore(template, among=lambda step: step <= last, oldest=True)
+        good, restored = (0, self._new_state()) if found is None else (found[0], found[1]["state"])
         step = last + 1
-        if good // self._steps_per_epoch != last // self._steps_per_epoch:
-            metrics = self._begin()[1]  # of another epoch than the run goes on in
         self._say(
             f"back to the parameters of step {good}; the data of steps {good} to {last} are passed"
             " by"
@@ -97,10 +91,10 @@ class Recovery:
         self.rollbacks.append({"from": step, "to": good})
         restored = dataclasses.replace(
             restored,
-            step=put_replicated(np.int32(step), self._mesh),
+            step=put_replicated(np.int32(step), self._experiment.mesh),
             skipped=dataclasses.replace(restored.skipped, count=state.skipped.count),
         )
-        return restored, metrics, step
+        return restored, step
 
 
 def diagnose_skipped(
@@ -142,8 +136,7 @@ def give_up(
         NumbersError: always.
     """
     path = workdir / "numbers.json"
-    if cluster.is_main():
-        workdir_lib.write_json(path, dump)
+    cluster.together(lambda: workdir_lib.write_json(path, dump) if cluster.is_main() else None)
     raise NumbersError(
         f"{problem}, though the run went back to step {rollbacks[0]['to']} before: train again with"
         f" a lower config.optimizer.lr in a new --workdir; {path} has the batches, ratios and"

@@ -16,14 +16,16 @@ from ml_collections import ConfigDict
 from automix_jax.errors import CheckpointError, Stopped
 from automix_jax.train import cluster, guiding, memory, summary, warm_start
 from automix_jax.train import metrics as metrics_lib
+from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.build import Experiment, named_key
 from automix_jax.train.checkpoint import Checkpoints
 from automix_jax.train.clock import Clock
 from automix_jax.train.epoch import EpochEnd
 from automix_jax.train.feed import Feed
-from automix_jax.train.logging import Logger
+from automix_jax.train.logging import Logger, make_console, read_records
+from automix_jax.train.plan import Plan
 from automix_jax.train.profile import Profile
-from automix_jax.train.recovery import Recovery, Training, diagnose_skipped, give_up
+from automix_jax.train.recovery import Recovery, diagnose_skipped, give_up
 from automix_jax.train.sharding import put_replicated
 from automix_jax.train.state import TrainState
 from automix_jax.train.stop import Stop
@@ -66,30 +68,52 @@ class Run:
         self.config, self.workdir = config, workdir
         self.feed, self.experiment = feed, experiment
         self.pretrained, self.options = pretrained, options
-        self.steps_per_epoch = feed.facts.train_images // config.batch_size
-        self.total_steps = config.epochs * self.steps_per_epoch
+        steps_per_epoch = feed.facts.train_images // config.batch_size
+        self.plan = Plan(
+            epochs=config.epochs,
+            steps_per_epoch=steps_per_epoch,
+            steps_per_dispatch=config.steps_per_dispatch,
+            checkpoint_steps=config.run.checkpoint_steps or steps_per_epoch,
+        )
         self.guide = put_replicated(guiding.variables(guide) if guide else None, experiment.mesh)
         self.epoch_end = EpochEnd(config, workdir, feed, experiment, self.guide)
         self.template = experiment.saved_template()
         self.programs: dict[int, jax.stages.Compiled] = {}
+        self.console = make_console(silent=not cluster.is_main())
+        self.say = self.console.print
         self.clock = Clock()
         self.profile = Profile(workdir / "profile" if options.profile else None)
+        self.checkpoints = Checkpoints(
+            workdir / "checkpoints", config.run.keep_checkpoints, warn=self.say
+        )
+        self.recovery = Recovery(
+            self.checkpoints, experiment, self.new_state, self.plan.scheduled, self.say
+        )
         self.polls = itertools.count()
-        self.best = -math.inf  # headline accuracy
+        self.best = -math.inf  # headline accuracy of the best checkpoint
         self.saved = -1  # step of the last checkpoint
         self.began = False  # this start has taken a step
 
     def train(self, changes: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
-        """The run from where it stands to its end."""
+        """The run from where it stands to its end.
+
+        Args:
+            changes: of its configuration since the start before.
+        """
+        plan = self.plan
         with contextlib.ExitStack() as stack:
-            state, metrics, step = self.open(stack)
-            if self.recorded(self.total_steps) and (ended := self.ended()):
+            stack.enter_context(contextlib.closing(self.checkpoints))
+            stack.callback(self.profile.close)
+            state, metrics, step = self.resume()
+            records = self.read_records(step)
+            if (ended := self.ended(step, records)) is not None:
                 return ended
-            self.narrator.introduce(state, step, self.total_steps, self.pretrained, changes)
-            if step and step % self.steps_per_epoch == 0:
+            self.open_logs(stack, records, step, changes)
+            self.narrator.introduce(state, step, plan.total, self.pretrained, changes)
+            if plan.ends_epoch(step):
                 metrics = self.end_epoch(state, metrics, step)
-            while step < self.total_steps:
-                count = self.next_dispatch(step)
+            while step < plan.total:
+                count = plan.dispatch(step)
                 run_steps = self.compiled(count)
                 # The first batch waits for workers to start, which says nothing of their rate.
                 with self.clock("input" if self.began else "start"):
@@ -99,94 +123,144 @@ class Run:
                     jax.block_until_ready(metrics)
                 self.begin()
                 before, step = step, step + count
-                problem = self.recovery.trouble(state)
+                problem = self.recovery.say_skipped(state)
                 if problem is not None:
                     state, metrics, step = self.recover(problem, state, metrics)
                 self.show_progress(metrics, step)
-                if problem is not None or self.checkpoint_due(before, step):
+                if problem is not None or plan.saves(before, step):
                     self.save(state, metrics, step)
                 self.heed(state, metrics, step)
-                if step % self.steps_per_epoch == 0:
+                if plan.ends_epoch(step):
                     metrics = self.end_epoch(state, metrics, step)
             return self.end(state)
 
     # -- where a run starts ----------------------------------------------------------------------
 
-    def open(self, stack: contextlib.ExitStack) -> tuple[TrainState, Collection, int]:
-        """Opens checkpoints and logs; returns state, metrics and step of where the run stands."""
-        config, main = self.config, cluster.is_main()
-        checkpoints = Checkpoints(
-            self.workdir / "checkpoints", config.run.keep_checkpoints, warn=self.say
-        )
-        self.checkpoints = stack.enter_context(contextlib.closing(checkpoints))
-        stack.callback(self.profile.close)
-        self.recovery = Recovery(
-            checkpoints,
-            self.template,
-            self.fresh,
-            self.experiment.mesh,
-            self.steps_per_epoch,
-            self.say,
-        )
-        found = checkpoints.restore(self.template, allow_fresh=self.options.allow_fresh)
-        if found is None:
-            step, (state, metrics) = 0, self.fresh()
-        else:
-            step, tree, info = found
-            state, metrics = tree["state"], tree["metrics"]
-            self.clock.resume(info["seconds"])
-            self.recovery.resume(state, info["rollbacks"])
-            self.saved = step
-        logger = Logger(
-            self.workdir,
-            tensorboard=config.run.tensorboard,
-            total_steps=self.total_steps,
-            step=step,
-            silent=not main,
-        )
-        self.logger = stack.enter_context(contextlib.closing(logger))
-        logger.records = cluster.gather(logger.records)[0]  # of the main process
-        for record in logger.records:
-            self.best = max(self.best, record.get(self.headline, -math.inf))
-        self.narrator = summary.Narrator(config, self.workdir, self.feed, self.clock, logger)
-        return state, metrics, step
+    def resume(self) -> tuple[TrainState, Collection, int]:
+        """The state, metrics and step of the last checkpoint, or of a run that has not begun.
 
-    def fresh(self) -> Training:
-        """The state and metrics of a run that has not begun."""
+        Raises:
+            CheckpointError: if checkpoints are damaged, or beyond the last step.
+        """
+        found = self.checkpoints.restore(self.template, allow_fresh=self.options.allow_fresh)
+        best = self.checkpoints.best_info()
+        self.best = -math.inf if best is None else best.get("headline", -math.inf)
+        if found is None:
+            return self.new_state(), self.experiment.create_metrics(), 0
+        step, tree, info = found
+        if step > self.plan.total:
+            raise CheckpointError(
+                f"config.epochs is {self.plan.epochs}, {self.plan.total} steps, and the run in"
+                f" {self.workdir} has taken {step}: give it more epochs than it has."
+            )
+        self.clock.resume(info["seconds"])
+        self.recovery.resume(tree["state"], info["rollbacks"])
+        self.saved = step
+        return tree["state"], tree["metrics"], step
+
+    def new_state(self) -> TrainState:
+        """The state of a run that has not begun."""
         with self.clock("compile"):
             state = self.experiment.create(named_key(self.config.seed, "state"))
             if self.pretrained is not None:
                 state = warm_start.start_from(state, self.pretrained, self.feed.facts.num_classes)
-            return jax.block_until_ready(state), self.experiment.create_metrics()
+            return jax.block_until_ready(state)
 
-    def recorded(self, step: int) -> bool:
-        """Whether the epoch that ends with a step has been evaluated and written down."""
-        return any(record["step"] == step for record in self.logger.records)
+    def read_records(self, step: int) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl up to a step, on every process.
+
+        Raises:
+            CheckpointError: if they cannot be read, or are of a run whose checkpoints are gone.
+        """
+        path = self.workdir / "metrics.jsonl"
+
+        def read() -> list[dict[str, Any]]:
+            if not cluster.is_main():
+                return []
+            records = read_records(path, self.plan.total)
+            if records and self.saved < 0:
+                if not self.options.allow_fresh:
+                    raise CheckpointError(
+                        f"{path} has records of {len(records)} epochs, but there is no checkpoint:"
+                        " put the folder checkpoints back, choose another --workdir, or begin again"
+                        " with --allow-fresh; nothing was changed."
+                    )
+                path.rename(path.with_suffix(".old.jsonl"))
+            return [record for record in records if record["step"] <= step]
+
+        return cluster.gather(cluster.together(read))[0]
+
+    def ended(self, step: int, records: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """Shows and returns the summary of a run that is at its end, or returns None."""
+        if step < self.plan.total or not records or records[-1]["step"] < step:
+            return None
+        result = summary.read(self.workdir, step)
+        if result is not None:
+            self.say(f"the run is at its end, step {step}")
+            summary.show(self.workdir, result, self.console)
+        return result
+
+    def open_logs(
+        self,
+        stack: contextlib.ExitStack,
+        records: list[dict[str, Any]],
+        step: int,
+        changes: dict[str, tuple[Any, Any]],
+    ) -> None:
+        """Opens what a run writes, and makes its changed configuration that of its folder."""
+        config, main = self.config, cluster.is_main()
+
+        def open_logs() -> Logger:
+            if main:
+                workdir_lib.keep_changes(self.workdir, config, changes, step)
+            return Logger(
+                self.workdir,
+                self.console,
+                records,
+                tensorboard=config.run.tensorboard,
+                total_steps=self.plan.total,
+                step=step,
+                silent=not main,
+            )
+
+        self.logger = stack.enter_context(contextlib.closing(cluster.together(open_logs)))
+        self.narrator = summary.Narrator(config, self.workdir, self.feed, self.clock, self.logger)
 
     # -- steps -----------------------------------------------------------------------------------
 
-    def next_dispatch(self, step: int) -> int:
-        """How many steps to take next: to the end of a dispatch, or of the epoch."""
-        done = step % self.steps_per_epoch
-        left = self.config.steps_per_dispatch - done % self.config.steps_per_dispatch
-        return min(left, self.steps_per_epoch - done)
-
     def compiled(self, count: int) -> jax.stages.Compiled:
-        """The program that takes this many steps."""
+        """The program that takes this many steps.
+
+        Raises:
+            MemoryError: if it does not fit into the memory of any process, on all of them.
+        """
         if count not in self.programs:
             with self.clock("compile"):
-                program = self.experiment.run_steps.lower(
-                    self.template["state"],
-                    self.template["metrics"],
-                    *self.feed.template(count),
-                    self.guide,
-                ).compile()
+                program, problem = self.compile(count)
+                problems = [other for other in cluster.gather(problem) if other]
+                if problems or program is None:
+                    raise MemoryError(problems[0])
+            self.programs[count] = program
+        return self.programs[count]
+
+    def compile(self, count: int) -> tuple[jax.stages.Compiled | None, str | None]:
+        """Compiles a program; returns it, or in words why it does not fit into memory."""
+        try:
+            program = self.experiment.run_steps.lower(
+                self.template["state"],
+                self.template["metrics"],
+                *self.feed.template(count),
+                self.guide,
+            ).compile()
             if not self.programs and (estimate := memory.estimate(program)):
                 limit = memory.capacity(jax.local_devices()[0])
                 self.say(estimate.describe(limit))
                 memory.check_fits(estimate, limit)
-            self.programs[count] = program
-        return self.programs[count]
+            return program, None
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            return None, str(error) or "MemoryError"
 
     def begin(self) -> None:
         """Notes that there is something now that is worth saving."""
@@ -194,31 +268,30 @@ class Run:
         if self.options.stop is not None:
             self.options.stop.idle = False
 
-    def checkpoint_due(self, before: int, step: int) -> bool:
-        """Whether a multiple of the checkpoint interval lies beyond `before` and up to `step`."""
-        interval = self.config.run.checkpoint_steps or self.steps_per_epoch
-        return step // interval > before // interval or step == self.total_steps
-
     def show_progress(self, metrics: Collection, step: int) -> None:
         """Moves the progress bar, on a terminal."""
-        if self.logger.console.is_terminal:
+        if self.console.is_terminal:
             loss = float(metrics.compute()["loss"])
-            epoch = -(-step // self.steps_per_epoch)
+            epoch = -(-step // self.plan.steps_per_epoch)
             self.logger.progress(step, f"epoch {epoch}/{self.config.epochs} loss {loss:.3f}")
 
-    def save(self, state: TrainState, metrics: Collection, step: int, best: bool = False) -> None:
+    def save(self, state: TrainState, metrics: Collection, step: int) -> None:
         """Begins to save; the disk is written while training goes on."""
         self.feed.share_unreadable()
         with self.clock("checkpoint"):
-            tree = {"state": state, "metrics": metrics}
-            info = {"seconds": dict(self.clock.seconds), "rollbacks": self.recovery.rollbacks}
-            self.checkpoints.save(step, tree, info, best=best)
+            self.checkpoints.save(step, {"state": state, "metrics": metrics}, self.info())
             self.saved = step
+
+    def info(self) -> dict[str, Any]:
+        """What a checkpoint holds beside arrays."""
+        return {"seconds": dict(self.clock.seconds), "rollbacks": self.recovery.rollbacks}
 
     def recover(
         self, problem: str, state: TrainState, metrics: Collection
     ) -> tuple[TrainState, Collection, int]:
         """Goes back to before the trouble, the first time.
+
+        The metrics stay those of all steps that were taken in the epoch.
 
         Raises:
             NumbersError: the second time.
@@ -227,7 +300,8 @@ class Run:
         if self.recovery.rollbacks:
             dump = diagnose_skipped(self.config, self.experiment, self.feed, state, self.guide)
             give_up(problem, self.workdir, dump, self.recovery.rollbacks)
-        return self.recovery.go_back(state, metrics)
+        state, step = self.recovery.go_back(state)
+        return state, metrics, step
 
     # -- requests to stop ------------------------------------------------------------------------
 
@@ -241,9 +315,10 @@ class Run:
         number = self.asked_to_stop()
         if number is None:
             return
-        if self.saved != step:
-            self.save(state, metrics, step)
         self.checkpoints.wait()
+        if self.saved != step or self.checkpoints.failures:
+            self.save(state, metrics, step)
+            self.checkpoints.wait()
         if self.checkpoints.failures:
             raise CheckpointError(
                 f"stopped at step {step}, which could not be saved in {self.workdir}: make room,"
@@ -284,19 +359,24 @@ class Run:
         A checkpoint of the last step of an epoch is that of before its evaluation, which a run that
         is resumed there repeats unless its record is there.
         """
-        if not self.recorded(step):
+        if all(record["step"] != step for record in self.logger.records):
             record = self.record(state, metrics, step)
-            if record.get(self.headline, -math.inf) > self.best:
-                self.best = record[self.headline]
-                self.save(state, metrics, step, best=True)
+            headline = record.get(self.headline, -math.inf)
+            if headline > self.best and self.save_best(state, metrics, step, headline):
+                self.best = headline
             self.logger.write(record)
             self.narrator.tell(record)
         return self.experiment.create_metrics()
 
+    def save_best(self, state: TrainState, metrics: Collection, step: int, headline: float) -> bool:
+        """Saves what is better than all before; returns whether it is on the disk."""
+        with self.clock("checkpoint"):
+            tree = {"state": state, "metrics": metrics}
+            return self.checkpoints.save_best(step, tree, self.info() | {"headline": headline})
+
     def record(self, state: TrainState, metrics: Collection, step: int) -> dict[str, Any]:
         """All that is known at the end of an epoch."""
-        config, epoch = self.config, step // self.steps_per_epoch
-        self.feed.share_unreadable()
+        config, epoch = self.config, step // self.plan.steps_per_epoch
         means = metrics_lib.compute(metrics).items()
         record: dict[str, Any] = {"step": step, "epoch": epoch}
         record |= {f"train/{name}": value for name, value in means if math.isfinite(value)}
@@ -305,24 +385,33 @@ class Run:
                    self.experiment.lr.items()}  # fmt: skip
         last = epoch == config.epochs
         if epoch % config.eval.every_epochs == 0 or last:
-            with self.clock("evaluate"):
+            with self.clock("evaluate"), memory.refused("use a smaller config.eval.batch_size"):
                 found = self.epoch_end.evaluate(state, self.heeding(state, metrics, step))
             record |= {f"eval/{name}": value for name, value in found.items()}
+        self.feed.share_unreadable()
         every = config.run.sample_epochs
         if every and (epoch % every == 0 or last):
             with self.clock("pictures"):
-                path = self.epoch_end.draw(state, epoch)
-            self.logger.picture("samples", path, step)
+                self.draw(state, epoch, step)
         record |= {f"time/{part}": seconds for part, seconds in self.clock.lap().items()}
         record["time/seconds"] = sum(self.clock.seconds.values())
         record["time/images_per_second"] = self.narrator.rate(step)
         return record
 
+    def draw(self, state: TrainState, epoch: int, step: int) -> None:
+        """Draws mixed images; a disk that is full does not end the run."""
+        try:
+            path = self.epoch_end.draw(state, epoch)
+        except OSError as error:
+            self.say(f"no picture of epoch {epoch}: it cannot be written ({error.strerror}).")
+            return
+        self.logger.picture("samples", path, step)
+
     def end(self, state: TrainState) -> dict[str, Any]:
         """Waits for the disk, writes summary.json and prints the table.
 
         Raises:
-            CheckpointError: if the last step could not be saved.
+            CheckpointError: if the last step, or the summary, could not be saved.
         """
         with self.clock("checkpoint"):
             self.checkpoints.wait()
@@ -332,22 +421,11 @@ class Run:
                 " make room, and the same command takes the steps since the checkpoint before."
             )
         result = self.narrator.summarize(state, self.recovery.rollbacks)
-        if cluster.is_main():
-            summary.write(self.workdir, result)
-        self.narrator.conclude(result)
+        if max(row.get(self.headline, -math.inf) for row in self.logger.records) > self.best:
+            self.say(
+                f"{self.workdir / 'checkpoints/best'} is not that of the best epoch, which could"
+                " not be saved."
+            )
+        cluster.together(lambda: summary.write(self.workdir, result) if cluster.is_main() else None)
+        summary.show(self.workdir, result, self.console)
         return result
-
-    def ended(self) -> dict[str, Any] | None:
-        """Shows and returns the summary of a run that has ended before, or returns None."""
-        result = summary.read(self.workdir, self.total_steps)
-        if result is not None:
-            self.say(f"the run is at its end, step {self.total_steps}")
-            self.narrator.conclude(result)
-        return result
-
-    def say(self, line: str) -> None:
-        """Prints a line, on the main process; the logs may not be open yet."""
-        if hasattr(self, "logger"):
-            self.logger.say(line)
-        elif cluster.is_main():
-            print(line)

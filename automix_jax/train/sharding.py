@@ -70,11 +70,13 @@ def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
 
 
 def gathered(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Gathers what is split, so that every device holds every array whole.
+    """Gathers what is split, so that every device holds every array whole; the rest stays.
 
     All processes call it together. Evaluation and pictures read networks so: their programs then
     have nothing to gather for each batch.
     """
+    if all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+        return tree
     return _identity(replicated(mesh))(tree)
 
 

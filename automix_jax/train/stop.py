@@ -32,6 +32,7 @@ class Stop:
         self.signal: int | None = None
         self.idle = True
         self._grace = grace
+        self._timer: threading.Timer | None = None
 
     def __enter__(self) -> "Stop":
         """Begins to answer signals; in the main thread."""
@@ -39,7 +40,8 @@ class Stop:
         self._writer.setblocking(False)
         self._before = {number: signal.signal(number, _ignore) for number in _SIGNALS}
         self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._answer, daemon=True).start()
+        self._thread = threading.Thread(target=self._answer, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(
@@ -53,6 +55,9 @@ class Stop:
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
         self._writer.close()  # which ends the thread
+        self._thread.join()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _answer(self) -> None:
         with self._reader:
@@ -69,9 +74,9 @@ class Stop:
         else:
             self.signal = number
             late = "not saved in time; the last checkpoint is whole"
-            timer = threading.Timer(self._grace, self.leave, (number, late))
-            timer.daemon = True
-            timer.start()
+            self._timer = threading.Timer(self._grace, self.leave, (number, late))
+            self._timer.daemon = True
+            self._timer.start()
 
     def leave(self, number: int, why: str) -> None:
         """Ends the process here and now."""

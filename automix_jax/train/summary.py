@@ -9,8 +9,10 @@ from typing import Any
 import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
+from rich.console import Console
 
 from automix_jax import config as config_lib
+from automix_jax.errors import CheckpointError
 from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.build import compute_dtype
 from automix_jax.train.clock import Clock
@@ -123,18 +125,6 @@ class Narrator:
             "jax": jax.__version__,
         }
 
-    def conclude(self, summary: dict[str, Any]) -> None:
-        """Shows a summary."""
-        say = self.logger.say
-        self.logger.console.print(workdir_lib.table(summary))
-        say(
-            f"{summary['images_per_second']:.0f} images/s; seconds: "
-            + ", ".join(f"{name} {value:.1f}" for name, value in summary["seconds"].items())
-        )
-        say(f"summary: {_path(self.workdir)}")
-        if (self.workdir / "samples").is_dir():
-            say(f"pictures of mixed images: {self.workdir / 'samples'}")
-
 
 def read(workdir: Path, steps: int) -> dict[str, Any] | None:
     """The summary of a run that has ended after so many steps, or None."""
@@ -146,8 +136,30 @@ def read(workdir: Path, steps: int) -> dict[str, Any] | None:
 
 
 def write(workdir: Path, summary: dict[str, Any]) -> None:
-    """Writes summary.json."""
-    workdir_lib.write_json(_path(workdir), summary)
+    """Writes summary.json.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+    try:
+        workdir_lib.write_json(_path(workdir), summary)
+    except OSError as error:
+        raise CheckpointError(
+            f"{_path(workdir)} cannot be written ({error.strerror}): make room, and the same"
+            " command writes it."
+        ) from error
+
+
+def show(workdir: Path, summary: dict[str, Any], console: Console) -> None:
+    """Shows a summary."""
+    console.print(workdir_lib.table(summary))
+    console.print(
+        f"{summary['images_per_second']:.0f} images/s; seconds: "
+        + ", ".join(f"{name} {value:.1f}" for name, value in summary["seconds"].items())
+    )
+    console.print(f"summary: {_path(workdir)}")
+    if (workdir / "samples").is_dir():
+        console.print(f"pictures of mixed images: {workdir / 'samples'}")
 
 
 def _path(workdir: Path) -> Path:

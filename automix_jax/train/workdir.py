@@ -29,7 +29,6 @@ OVERRIDABLE = (
     "eval.batch_size",
     "eval.every_epochs",
     "model.remat",
-    "optimizer.clip",
     "optimizer.lr",
     "optimizer.min_lr",
     "optimizer.mixblock_lr",
@@ -59,16 +58,17 @@ def claim(
     """Makes the folder of a run, or makes sure that it belongs to this configuration.
 
     The folder then says what was trained, and on what: config.json and dataset.json. The section
-    `config.run` may differ: it changes no number; and what changes the rounding alone.
+    `config.run` may differ: it says how a run is kept; and what changes the rounding alone.
 
     Args:
         workdir: of the run.
         config: with all settled that a start settles.
         facts: of the data.
-        override: whether the fields of `OVERRIDABLE` may differ, too. changes.jsonl keeps them.
+        override: whether the fields of `OVERRIDABLE` may differ, too.
 
     Returns:
-        The fields that differ, with the values of before and of now.
+        The fields that differ, with the values of before and of now; nothing of them is written
+        yet: see `keep_changes`.
 
     Raises:
         CheckpointError: if the folder is another run's, or cannot be used; nothing is changed.
@@ -87,14 +87,41 @@ def claim(
         found = json.loads(json.dumps(dataclasses.asdict(facts)))
         if about_data.exists():
             _check_data(about_data, found, workdir)
-        if changes:
-            _keep_changes(workdir, changes)
-        write_json(path, resolved)
+        if not path.exists():
+            write_json(path, resolved)
         write_json(about_data, found)
         return changes
     except OSError as error:
         raise CheckpointError(
             f"--workdir {workdir} cannot be used ({error.strerror}): choose another."
+        ) from error
+
+
+def keep_changes(
+    workdir: Path, config: ConfigDict, changes: dict[str, tuple[Any, Any]], step: int
+) -> None:
+    """Makes the changes of a configuration those of the run, once it has gone on with them.
+
+    A line of changes.jsonl says after which step which fields have changed, but for those that
+    change the rounding alone.
+
+    Raises:
+        CheckpointError: if the folder cannot be written.
+    """
+    fields = {
+        name: {"before": before, "now": now}
+        for name, (before, now) in changes.items()
+        if name not in _ROUNDING
+    }
+    try:
+        if fields:
+            with (workdir / "changes.jsonl").open("a") as file:
+                file.write(json.dumps({"after_step": step, "fields": fields}) + "\n")
+        write_json(workdir / "config.json", json.loads(json.dumps(config.to_dict())))
+    except OSError as error:
+        raise CheckpointError(
+            f"--workdir {workdir} cannot be written ({error.strerror}): make room, or choose"
+            " another."
         ) from error
 
 
@@ -195,14 +222,6 @@ def _saved(workdir: Path) -> dict[str, Any]:
             f"{path} is not the configuration of a run ({error}): put it back, or choose another"
             " --workdir."
         ) from error
-
-
-def _keep_changes(workdir: Path, changes: dict[str, tuple[Any, Any]]) -> None:
-    """Adds a line to changes.jsonl: after which step which fields have changed."""
-    steps = [int(p.name) for p in workdir.glob("checkpoints/last/*") if p.name.isdigit()]
-    fields = {name: {"before": before, "now": now} for name, (before, now) in changes.items()}
-    with (workdir / "changes.jsonl").open("a") as file:
-        file.write(json.dumps({"after_step": max(steps, default=0), "fields": fields}) + "\n")
 
 
 def write_json(path: Path, value: Any) -> None:
