@@ -23,9 +23,10 @@ import pytest
 from jax.experimental import multihost_utils
 
 from automix_jax.errors import CheckpointError
-from automix_jax.train import checkpoint_folder, cluster, manifest
-from automix_jax.train.checkpoint import FORMAT, Checkpoints
-from automix_jax.train.manifest import NAME
+from automix_jax.train import cluster
+from automix_jax.train.checkpoints import Checkpoints, manifest
+from automix_jax.train.checkpoints import folder as checkpoint_folder
+from automix_jax.train.checkpoints.manifest import FORMAT, NAME
 from automix_jax.train.sharding import described
 from tests import processes
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from automix_jax.errors import CheckpointError
-from automix_jax.train import manifest
+from automix_jax.train.checkpoints import manifest
 
 SIZES = {"a": 0, "b": 1, "d/long": 10_000, "d/e/f": 100}
 

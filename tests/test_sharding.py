@@ -16,7 +16,7 @@ from automix_jax.errors import ConfigError
 from automix_jax.evaluate.accuracy import make_evaluate
 from automix_jax.train import sharding
 from automix_jax.train.build import build, make_mesh, named_key
-from automix_jax.train.checkpoint import Checkpoints
+from automix_jax.train.checkpoints import Checkpoints
 from automix_jax.train.feed import own_shard
 from tests import runs
 

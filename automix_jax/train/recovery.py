@@ -13,7 +13,7 @@ from automix_jax.errors import NumbersError
 from automix_jax.train import cluster, numbers
 from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.build import Experiment
-from automix_jax.train.checkpoint import Checkpoints
+from automix_jax.train.checkpoints import Checkpoints
 from automix_jax.train.diagnosis import diagnose
 from automix_jax.train.feed import Feed
 from automix_jax.train.sharding import put_replicated

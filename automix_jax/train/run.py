@@ -18,7 +18,7 @@ from automix_jax.train import cluster, guiding, memory, summary, warm_start
 from automix_jax.train import metrics as metrics_lib
 from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.build import Experiment, named_key
-from automix_jax.train.checkpoint import Checkpoints
+from automix_jax.train.checkpoints import Checkpoints
 from automix_jax.train.clock import Clock
 from automix_jax.train.epoch import EpochEnd
 from automix_jax.train.feed import Feed

@@ -16,7 +16,7 @@ from automix_jax.models import create_model
 from automix_jax.models.backbone import Backbone
 from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.build import Experiment, build, make_mesh
-from automix_jax.train.checkpoint import Checkpoints
+from automix_jax.train.checkpoints import Checkpoints
 from automix_jax.train.feed import open_feed
 from automix_jax.train.logging import read_records
 from automix_jax.train.state import TrainState

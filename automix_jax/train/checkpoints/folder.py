@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from automix_jax.errors import CheckpointError
-from automix_jax.train import manifest
+from automix_jax.train.checkpoints import manifest
 
 PARTIAL = ".partial"  # in the name of what is being written or deleted, to which Orbax may add
 _BAD = ".bad"  # in the name of what was set aside because it is damaged

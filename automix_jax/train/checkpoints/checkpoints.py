@@ -16,10 +16,11 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from automix_jax.errors import CheckpointError
-from automix_jax.train import checkpoint_folder as folders
-from automix_jax.train import cluster, manifest
-from automix_jax.train.checkpoint_folder import Damaged
-from automix_jax.train.manifest import FORMAT
+from automix_jax.train import cluster
+from automix_jax.train.checkpoints import folder as folders
+from automix_jax.train.checkpoints import manifest
+from automix_jax.train.checkpoints.folder import Damaged
+from automix_jax.train.checkpoints.manifest import FORMAT
 
 T = TypeVar("T")
 _PATIENCE = 3  # saves that fail in a row, the last of which is an error
