@@ -53,7 +53,11 @@ def accumulated(method, parts, devices):
 
 @pytest.mark.parametrize(
     ("method", "parts", "devices"),
-    [("automix", 4, 1), ("automix", 2, 2), ("mixup", 2, 2)],
+    [
+        ("automix", 4, 1),
+        pytest.param("automix", 2, 2, marks=pytest.mark.long),
+        ("mixup", 2, 2),
+    ],
 )
 def test_accumulation_changes_no_number(method, parts, devices):
     """State, statistics, optimizer and metrics, to the order of float64's sums."""

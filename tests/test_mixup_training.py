@@ -245,7 +245,9 @@ def test_cost():
     assert 1.9 < flops("comixup", saliency=True, clean_weight=1.0) / vanilla < 2.02
 
 
-@pytest.mark.parametrize("method", ["manifoldmix", "puzzlemix"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("manifoldmix", marks=pytest.mark.long), "puzzlemix"]
+)
 def test_devices_do_not_matter(method):
     """A step in eight groups on one device and on eight: the same up to float32's rounding."""
     states = {}

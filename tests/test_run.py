@@ -37,7 +37,7 @@ def kill_and_resume(place, name, seed, *overrides):
 
 # Six steps an epoch; checkpoints in the middle of them, so that a resumed run begins there.
 STEPS = "--config.run.checkpoint_steps=2"
-KILLS = int(os.environ.get("AUTOMIX_KILLS", "2"))
+KILLS = int(os.environ.get("AUTOMIX_KILLS", "1"))
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,7 @@ def test_killed_at_random_and_resumed_ends_with_the_same_bits(place, uninterrupt
     assert first == second
 
 
+@pytest.mark.long
 def test_several_steps_in_a_dispatch(place, uninterrupted):
     """Four steps and then two in a program, killed and resumed; another program, other rounding.
 
@@ -150,6 +151,7 @@ def test_sigterm_loses_no_step(place, uninterrupted, seed):
     runs.assert_same_bits(place / f"asked{seed}", uninterrupted[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(max(1, KILLS // 4)))
 def test_a_second_signal_is_obeyed_at_once(place, uninterrupted, seed):
     numbers = (signal.SIGTERM, signal.SIGINT)[:: (-1) ** seed]

@@ -194,6 +194,7 @@ def left_out(devices):
     return generated, jax.device_get(numbers(state))
 
 
+@pytest.mark.long
 def test_steps_without_generation_do_not_depend_on_devices():
     generates = chosen_steps(0.5, jax.random.key(7))
     expected = [bool(generates(jnp.array(step))) for step in range(8)]

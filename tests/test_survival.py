@@ -378,6 +378,7 @@ def test_stopped_in_trouble_and_resumed_ends_with_the_same_bits(nan_at, poisoned
 # -- memory, time, place ---------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_step_that_does_not_fit_is_taken_in_parts(run, place, monkeypatch, capsys):
     compiled = run_lib.Run.compiled
 
@@ -409,6 +410,7 @@ def test_the_clock_and_the_place_have_no_part_in_it(run, place, whole, monkeypat
     runs.assert_same_bits(place / "elsewhere", whole)
 
 
+@pytest.mark.long
 def test_another_seed_is_another_run(run, place, whole):
     run("seed1", seed=1)
     ours, theirs = runs.final_arrays(place / "seed1"), runs.final_arrays(whole)
