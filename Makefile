@@ -13,7 +13,7 @@ help:
 	@echo "make test-long    the tests that take too long for make test"
 	@echo "make test-backbones  every network against its PyTorch original at every size"
 	@echo "make test-recipes  an abstract step of every recipe and variant"
-	@echo "make test-faults  runs that are killed, damaged, starved and poisoned, and go on (half an hour)"
+	@echo "make test-faults  runs that are killed, damaged, starved and poisoned, and go on (16 minutes)"
 	@echo "make test-matrix  the tests on Python 3.11, 3.12 and 3.13 with the sets in constraints/"
 	@echo "make clean        remove the virtual environments"
 

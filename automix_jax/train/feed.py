@@ -6,6 +6,7 @@ Every batch is one array over the devices of all processes, of which each makes 
 import collections
 import contextlib
 import functools
+import gc
 import itertools
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -239,6 +240,8 @@ class StreamFeed:
         if self._train is not None:
             self._train.close()
             self._train = None
+            # Grain's threads may have held the last of the workers' shared memory until now.
+            gc.collect()
 
     @property
     def unreadable(self) -> collections.Counter[str]:
