@@ -9,6 +9,7 @@ import math
 import shutil
 import signal
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,10 @@ from automix_jax.data.augment import normalize
 from automix_jax.data.order import batch_indices
 from automix_jax.errors import CheckpointError, ConfigError, MemoryLimitError, NumbersError, Stopped
 from automix_jax.train import build as build_lib
-from automix_jax.train import epoch, loop, teacher
+from automix_jax.train import epoch, feed, loop, teacher
 from automix_jax.train import run as run_lib
+from automix_jax.train import summary as summary_lib
+from automix_jax.train.clock import Clock
 from automix_jax.train.stop import Stop
 from tests import runs
 from tests.steps import data_mesh
@@ -265,6 +268,40 @@ def test_pictures_and_events_that_cannot_be_written_end_no_run(
     runs.assert_same_bits(place / "unseen", whole)
 
 
+def test_a_summary_that_cannot_be_written_is_written_by_the_next_start(
+    run, place, whole, monkeypatch
+):
+    def full(path, value):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(summary_lib.workdir_lib, "write_json", full_for_summary(full))
+        with pytest.raises(CheckpointError, match=r"summary\.json cannot be written \(No space"):
+            run("unsummed")
+    assert run("unsummed")["steps"] == 18
+    runs.assert_same_bits(place / "unsummed", whole)
+
+
+def full_for_summary(full):
+    """Writes everything else."""
+    write_json = summary_lib.workdir_lib.write_json
+    return lambda path, value: (full if path.name == "summary.json" else write_json)(path, value)
+
+
+def test_a_change_with_which_nothing_can_be_restored_changes_nothing(run, place, monkeypatch):
+    with pytest.raises(Stopped):
+        run("unchanged", looks=3)
+    before = contents(place / "unchanged")
+
+    def refuse(self, template, **options):
+        raise CheckpointError("another tree")
+
+    monkeypatch.setattr(run_lib.Checkpoints, "restore", refuse)
+    with pytest.raises(CheckpointError, match="another tree"):
+        run("unchanged", optimizer__weight_decay=0.0, options={"override": True})
+    assert contents(place / "unchanged") == before
+
+
 def test_a_checkpoint_that_cannot_be_written_ends_no_run(run, place, whole, monkeypatch, capsys):
     """One save of those of three epochs fails."""
     from orbax.checkpoint import AsyncCheckpointer
@@ -352,6 +389,17 @@ def test_what_does_not_end_stops_the_run(poisoned, monkeypatch):
     assert all(len(step["indices"]) == 8 for step in steps)
 
 
+@pytest.mark.long
+def test_the_mean_of_an_epoch_is_that_of_its_own_steps(nan_at):
+    """Though the run goes back to the checkpoint at its start, which has the epoch before's."""
+    summary, workdir = nan_at("second", range(62, 65), epochs=2)
+    assert {"from": 65, "to": 60} in summary["rollbacks"]
+    in_first = summary["skipped_steps"] - 3  # where the same images were shown before
+    assert 1 <= in_first <= 3
+    count = runs.final_arrays(workdir)["['metrics']['loss']['count']"]
+    assert count == 60 - 3
+
+
 @pytest.mark.parametrize(("every", "good"), [(20, 20), (2, 54)])
 def test_ten_of_a_thousand_lead_back_too(nan_at, every, good):
     """To before the first of them or, where that was deleted, as far as checkpoints go."""
@@ -399,6 +447,53 @@ def test_a_step_that_does_not_fit_is_taken_in_parts(run, place, monkeypatch, cap
         np.testing.assert_allclose(ours[key], theirs[key], rtol=0, atol=1e-5, err_msg=key)
     with pytest.raises(MemoryLimitError, match="accumulation=1"):
         run("whole_batch", accumulation=1, **fields)
+
+
+def test_an_evaluation_that_does_not_fit_is_no_matter_of_the_step(run, place, whole, monkeypatch):
+    def too_large(self, state, heed):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epoch.EpochEnd, "evaluate", too_large)
+        for _ in range(2):  # at the end of an epoch, and before the first step of a start
+            with pytest.raises(MemoryLimitError, match=r"a smaller config\.eval\.batch_size"):
+                run("unevaluated")
+    run("unevaluated")
+    runs.assert_same_bits(place / "unevaluated", whole)
+
+
+@pytest.mark.parametrize("problems", [[None, "9 GB are needed"], ["9 GB are needed", None]])
+def test_what_does_not_fit_on_one_process_fits_on_none(monkeypatch, problems):
+    """And all compile together, before any of them decides."""
+    monkeypatch.setattr(run_lib.cluster, "gather", lambda own: [own, *problems[1:]])
+    program = None if problems[0] else object()
+    run = types.SimpleNamespace(
+        programs={}, clock=Clock(), compile=lambda count: (program, problems[0])
+    )
+    with pytest.raises(MemoryError, match="9 GB are needed"):
+        run_lib.Run.compiled(run, 1)
+    assert not run.programs
+
+
+def test_what_an_evaluation_could_not_read_is_shared_after_it(run, monkeypatch):
+    """And before the epoch is written down."""
+    order = []
+
+    def noting(owner, name):
+        method = getattr(owner, name)
+
+        def note(self, *arguments, **options):
+            order.append(name)
+            return method(self, *arguments, **options)
+
+        monkeypatch.setattr(owner, name, note)
+
+    noting(epoch.EpochEnd, "evaluate")
+    noting(feed.MemoryFeed, "share_unreadable")
+    noting(run_lib.Logger, "write")
+    run("shared")
+    assert order[order.index("evaluate") :][:2] == ["evaluate", "share_unreadable"]
+    assert order[-1] == "write"
 
 
 def test_the_clock_and_the_place_have_no_part_in_it(run, place, whole, monkeypatch, tmp_path):
