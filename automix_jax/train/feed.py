@@ -190,6 +190,8 @@ class StreamFeed:
             self._train = prefetch(self._training(steps, self._workers), self._put)
         self._next_step = step + 1
         images, labels, _ = next(self._train)
+        if self._next_step == self._last_step:
+            self.close()  # now, as what the workers hand over is given back in the background
         return images, labels, None
 
     def template(self, count: int) -> tuple[Any, ...]:
@@ -240,8 +242,7 @@ class StreamFeed:
         if self._train is not None:
             self._train.close()
             self._train = None
-            # Grain's threads may have held the last of the workers' shared memory until now.
-            gc.collect()
+            gc.collect()  # Grain's cycles, which hold the last of the workers' shared memory
 
     @property
     def unreadable(self) -> collections.Counter[str]:

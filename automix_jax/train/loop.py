@@ -13,6 +13,7 @@ from automix_jax.train import workdir as workdir_lib
 from automix_jax.train.build import build, compute_dtype, make_mesh
 from automix_jax.train.feed import Feed, open_feed
 from automix_jax.train.lock import locked
+from automix_jax.train.logging import make_console
 from automix_jax.train.run import Options, Run
 from automix_jax.validation import validate
 from automix_jax.weights import Pretrained
@@ -71,7 +72,8 @@ def train(
         choices = memory.parts(config.num_groups, jax.device_count())
         begun = config.accumulation if config.accumulation in choices else choices[0]
         choices = (asked,) if asked else choices[choices.index(begun) :]
-        return memory.with_parts(choices, attempt, print, advice)
+        say = make_console(silent=not cluster.is_main()).print
+        return memory.with_parts(choices, attempt, say, advice)
 
 
 def _resolve(config: ConfigDict, feed: Feed) -> ConfigDict:
