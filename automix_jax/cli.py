@@ -13,6 +13,7 @@ from automix_jax import config as config_lib
 from automix_jax.config_commands import configs
 from automix_jax.data_commands import data
 from automix_jax.errors import AutoMixError, ConfigError, Stopped, did_you_mean
+from automix_jax.visualize_commands import visualize
 
 _TRAIN_HELP = """\
 Trains a classifier, with AutoMix or a plain mixup, or goes on with the run of a folder.
@@ -59,12 +60,12 @@ automix COMMAND [ARGUMENTS]
     export           writes a trained run as .safetensors, .pth, Detectron2 .pkl or StableHLO
     sweep            trains several methods and compares them
     supermix         mixes a run's images with SuperMix, beforehand
-    visualize        draws what every method makes of the same images
+    visualize        draws what methods and networks do with images
 
 `automix COMMAND --help` says more.
 """
 INTERRUPTED = 130
-COMMANDS = {"configs": configs, "data": data, **commands.COMMANDS}
+COMMANDS = {"configs": configs, "data": data, **commands.COMMANDS, "visualize": visualize}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

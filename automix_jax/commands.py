@@ -46,16 +46,6 @@ them with the images themselves as an .npz, on which to train:
 
 Only mixes in which the network sees both images are kept, with the class that it sees first.
 """
-_VISUALIZE_HELP = """\
-Draws one picture of what the methods make of the same images at the same ratio, with the masks:
-
-    automix visualize mixups --out=mixups.png
-    automix visualize mixups --data=PHOTOS --size=224 --out=mixups.png
-    automix visualize mixups --run=runs/quickstart --out=mixups.png
-
-AutoMix is a trained module, and some methods look at a trained network: they are drawn with --run.
-What can be drawn is all but the methods that mix inside the network, or look like another.
-"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -199,63 +189,15 @@ def supermix(argv: Sequence[str]) -> int:
     add("--alpha", type=float, default=3.0, help="of the shares (default: %(default)s)")
     add("--seed", type=int, default=0, help="(default: %(default)s)")
     options = vars(parser.parse_args(argv))
-    _check_least(options, rounds=1, batch_size=2, seed=0)
-    _check_file(options["out"], ".npz", "the images become an .npz file")
+    check_least(options, rounds=1, batch_size=2, seed=0)
+    check_file(options["out"], ".npz", "the images become an .npz file")
     run, out = options.pop("run"), options.pop("out")
     path = generate(run, out, **options)
     print(f"{path}  {path.stat().st_size:,} bytes")
     return 0
 
 
-def visualize(argv: Sequence[str]) -> int:
-    """Runs `automix visualize`.
-
-    Raises:
-        AutoMixError: for arguments, data or a run that cannot be used.
-    """
-    parser = Parser("visualize", _VISUALIZE_HELP)
-    add = parser.add_argument
-    add("subject", choices=("mixups",), help="what to draw")
-    add("--out", required=True, type=Path, metavar="FILE.png", help="to be written")
-    add(
-        "--data",
-        metavar="DATA",
-        help="a folder of pictures, or NAME[:PATH] as in config.data (default: the run's, or"
-        " fashion_mnist_sample)",
-    )
-    add("--size", type=int, help="side of the images (default: 224 for a folder, else as stored)")
-    add("--run", type=Path, help="the folder of a run")
-    add("--lam", type=float, default=0.5, help="weight of the own image (default: %(default)s)")
-    add("--pairs", type=int, default=4, help="images to mix (default: %(default)s)")
-    add("--methods", metavar="A+B", help="in their order (default: all that can be drawn)")
-    add("--seed", type=int, default=0, help="of images and draws (default: %(default)s)")
-    options = vars(parser.parse_args(argv))
-    del options["subject"]
-    _check_visualize(options)
-
-    from automix_jax.report import gallery, mixes
-    from automix_jax.train.trained import load_state
-
-    out, asked, run = (options.pop(name) for name in ("out", "methods", "run"))
-    run = load_state(run) if run else None
-    methods, others = mixes.settle(None if asked is None else asked.split("+"), run)
-    if others:
-        reasons = (f"{', '.join(names)} ({reason})" for reason, names in others.items())
-        print(f"not drawn: {'; '.join(reasons)}")
-    width, height = gallery.draw(out, methods, run=run, **options)
-    print(f"{out}  {width} x {height}, {out.stat().st_size:,} bytes")
-    return 0
-
-
-def _check_visualize(options: dict[str, Any]) -> None:
-    """Raises a ConfigError for an argument that cannot work, before anything is read."""
-    if not 0 <= options["lam"] <= 1:
-        raise ConfigError(f"--lam is {options['lam']:g}: it must be from 0 to 1.")
-    _check_least(options, pairs=2, size=1, seed=0)
-    _check_file(options["out"], ".png", "the picture is a PNG")
-
-
-def _check_least(options: dict[str, Any], **least: int) -> None:
+def check_least(options: dict[str, Any], **least: int) -> None:
     """Raises a ConfigError for an option below what it must be, or a seed that keys cannot hold."""
     for name, bound in least.items():
         flag = name.replace("_", "-")
@@ -265,7 +207,7 @@ def _check_least(options: dict[str, Any], **least: int) -> None:
         raise ConfigError(f"--seed is {options['seed']}: it must be below {2**32}.")
 
 
-def _check_file(out: Path, suffix: str, what: str) -> None:
+def check_file(out: Path, suffix: str, what: str) -> None:
     """Raises a ConfigError for a file to be written that has another suffix, or no folder."""
     if out.suffix.lower() != suffix:
         raise ConfigError(f"--out is {out}: {what}, give FILE{suffix}.")
@@ -278,5 +220,4 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "export": export,
     "sweep": sweep,
     "supermix": supermix,
-    "visualize": visualize,
 }

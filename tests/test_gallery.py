@@ -331,8 +331,7 @@ def test_bad_argument(tmp_path, monkeypatch, capsys, argv, code, parts):
         (["mixups", "--out=a.jpg"], ["a.jpg", "FILE.png"]),
         (["mixups", "--out=no/a.png"], ["no/a.png", "no folder no"]),
         (["mixups"], ["--out"]),
-        (["masks", "--out=a.png"], ["'masks'", "mixups"]),
-        ([], ["subject"]),
+        (["masks", "--out=a.png"], ["'visualize masks'", "mixups"]),
     ],
 )
 def test_bad_command(argv, parts, tmp_path, monkeypatch, capsys):
