@@ -56,6 +56,8 @@ def default_config() -> ConfigDict:
     config.data.repeats = 1  # times an epoch shows each of 1 / repeats of its images
     # Share of the training images that may be unreadable before the run stops; at least 10 may.
     config.data.bad_share = 0.001
+    # Training images that no step sees; `automix evaluate` fits the temperature to them.
+    config.data.held_out = 0
 
     config.model = ConfigDict()
     config.model.name = "resnet18"

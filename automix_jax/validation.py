@@ -126,7 +126,7 @@ _POSITIVE = ("epochs", "data.repeats", "num_groups", "eval.batch_size",
              "eval.every_epochs", "mixblock.reduction", "run.keep_checkpoints", "method.alpha",
              "optimizer.lr", "teacher.recalibration_batches")  # fmt: skip
 _NOT_NEGATIVE = ("seed", "data.num_classes", "data.image_size", "data.padding", "data.resize",
-                 "data.test_size", "data.test_resize", "data.color_jitter",
+                 "data.test_size", "data.test_resize", "data.color_jitter", "data.held_out",
                  "run.checkpoint_steps", "run.sample_epochs", "steps_per_dispatch", "accumulation",
                  "model.drop_path", "model.dropout", "mask_loss.weight", "mask_loss.margin",
                  "method.clean_weight", "method.jsd_weight", "guide.image_size", "loss.smoothing",

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 import automix_jax
 from automix_jax.models import ARCHITECTURE
 from automix_jax.train.trained import Trained
+from automix_jax.weights.detection import CONFIGS, SCRIPT
 from automix_jax.weights.folder import sha256
 
 _CLASSES_SHOWN = 20
@@ -142,10 +143,12 @@ def _usage(trained: Trained, path: Path, naming: str) -> list[str]:
             lines += [f"import {library}", f"network = {network}", "network.load_state_dict(state)"]
     elif path.suffix == ".pkl":
         lines = [
-            "# Detectron2's config",
-            f'MODEL: {{WEIGHTS: "{path.name}", RESNETS: {{STRIDE_IN_1X1: False}}}}',
-            'INPUT: {FORMAT: "RGB"}  # PIXEL_MEAN and PIXEL_STD: those above times 255',
+            "# in this folder, with Detectron2 installed and its data sets in ./datasets",
+            f"python {SCRIPT} --config-file {CONFIGS[0]} --num-gpus 8 --trials 5",
+            f"python {SCRIPT} --config-file {CONFIGS[1]} --num-gpus 8",
         ]
+    elif path.name in (*CONFIGS, SCRIPT):
+        return []
     else:
         lines = [
             "import jax.export",

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import jax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -56,7 +57,7 @@ class EpochEnd:
         return self._evaluate(networks, heed(self.feed.test_batches()))
 
     def draw(self, state: TrainState, epoch: int) -> Path:
-        """Draws the same test images at every call."""
+        """Draws the same test images at every call, and keeps the numbers of the first beside."""
         facts, mesh = self.feed.facts, self.experiment.mesh
         chosen = batch_indices(0, 0, min(_PICTURED, facts.test_images), facts.test_images)
         images, labels = self.feed.test_examples(chosen)
@@ -65,9 +66,12 @@ class EpochEnd:
         x, y = put_replicated((images, labels), mesh)
         state = self._readable(state)
         columns = samples.mix_columns(images, lambda lam: self._mixer(state, x, y, lam))
+        mask, mixed = jax.device_get(self._mixer(state, x, y, samples.HALF))
         if cluster.is_main():
             path.parent.mkdir(exist_ok=True)
             samples.save_panel(path, columns, names)
+            shown = samples.snapshot(images, mask, mixed, names)
+            samples.save_snapshot(path.with_suffix(".npz"), shown)
         return path
 
     def _readable(self, state: TrainState) -> TrainState:

@@ -9,6 +9,7 @@ from automix_jax.new_folder import new_folder
 from automix_jax.train.card import write_card
 from automix_jax.train.trained import Trained
 from automix_jax.weights import to_state_dict, write_pth, write_safetensors
+from automix_jax.weights.detection import write_detection
 from automix_jax.weights.formats import to_detectron2, to_stablehlo, write_detectron2
 from automix_jax.weights.names import namings
 
@@ -36,6 +37,8 @@ def export(
 ) -> list[Path]:
     """Writes a network in some formats, and its card; returns the paths.
 
+    Beside Detectron2's weights lie the configurations and the script that they are trained with.
+
     Args:
         trained: from `load_run`.
         out: a folder that does not exist, or is empty; it appears when all is written.
@@ -52,10 +55,11 @@ def export(
     naming = naming or next(iter(namings(model)))
     tensors = to_state_dict(model, variables, naming)
     author = f"automix_jax {automix_jax.__version__}"
-    stem = trained.config.model.name
+    stem, data = trained.config.model.name, trained.config.data
     out = Path(out).expanduser()
     with new_folder(out) as folder:
         paths = [folder / f"{stem}{_SUFFIXES[name]}" for name in formats]
+        beside: list[Path] = []
         for name, path in zip(formats, paths, strict=True):
             match name:
                 case "safetensors":
@@ -63,8 +67,11 @@ def export(
                 case "pth":
                     write_pth(path, tensors)
                 case "detectron2":
-                    write_detectron2(path, to_detectron2(model, variables), author)
+                    renamed = to_detectron2(model, variables)
+                    write_detectron2(path, renamed, author)
+                    beside += write_detection(folder, path.name, renamed, data.mean, data.std)
                 case "stablehlo":
                     path.write_bytes(to_stablehlo(model, variables, trained.image_shape))
+        paths += beside
         paths += write_card(folder, trained, paths, naming)
     return [out / path.name for path in paths]

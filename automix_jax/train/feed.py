@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from automix_jax.config import transforms
 from automix_jax.data import Dataset, Facts, load_dataset, open_dataset, pipeline
 from automix_jax.data.bad_records import BadRecords, bad_limit
+from automix_jax.data.hold_out import hold_out_images, hold_out_records
 from automix_jax.data.records import RecordDataset
 from automix_jax.data.workers import num_cores, prefetch
 from automix_jax.errors import ConfigError
@@ -81,6 +82,10 @@ class Feed(Protocol):
         """Some test images and their labels, in the host's memory."""
         ...
 
+    def held_out_examples(self) -> tuple[np.ndarray, np.ndarray]:
+        """The images that training leaves out, treated like test images, and their labels."""
+        ...
+
     def close(self) -> None:
         """Ends what runs beside."""
         ...
@@ -111,6 +116,7 @@ class MemoryFeed:
 
     def __init__(self, config: ConfigDict, dataset: Dataset, mesh: Mesh):
         """Puts the images on the devices."""
+        dataset, self._held_out = hold_out_images(dataset, config.data.held_out)
         self.facts, self._test = dataset.facts, dataset.test
         self.unreadable: collections.Counter[str] = collections.Counter()  # they were read before
         self.order = _order(config, dataset.facts)
@@ -158,6 +164,10 @@ class MemoryFeed:
         """Some test images, [n, H, W, C], and their labels."""
         return self._test.images[indices], self._test.labels[indices]
 
+    def held_out_examples(self) -> tuple[np.ndarray, np.ndarray]:
+        """The images that training leaves out, [n, H, W, C], and their labels."""
+        return self._held_out.images, self._held_out.labels
+
     def close(self) -> None:
         """Nothing runs beside."""
 
@@ -171,6 +181,7 @@ class StreamFeed:
         self, config: ConfigDict, dataset: RecordDataset, mesh: Mesh, workdir: Path | None
     ):
         """Opens the streams; the workers start with the first batch."""
+        dataset, self._held_out = hold_out_records(dataset, config.data.held_out)
         self.facts = stream_facts(config, dataset)
         self._config, self._dataset, self._mesh, self._workdir = config, dataset, mesh, workdir
         self.order = _order(config, self.facts)
@@ -236,6 +247,13 @@ class StreamFeed:
     def test_examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Some test images, [n, S, S, C], and their labels."""
         return pipeline.read_examples(self._dataset.test, indices, self._test_transform)
+
+    def held_out_examples(self) -> tuple[np.ndarray, np.ndarray]:
+        """The images that training leaves out, [n, S, S, C], and their labels."""
+        indices = np.arange(len(self._held_out))
+        if not len(indices):
+            return np.zeros((0, *self.facts.image_shape), np.uint8), np.zeros(0, np.int32)
+        return pipeline.read_examples(self._held_out, indices, self._test_transform)
 
     def close(self) -> None:
         """Ends the workers."""

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from automix_jax import config as config_lib
 from automix_jax.data import Dataset, Facts, load_dataset
+from automix_jax.data.hold_out import hold_out_images
 from automix_jax.errors import CheckpointError, ConfigError, DataError
 from automix_jax.models import create_model
 from automix_jax.models.backbone import Backbone
@@ -121,6 +122,17 @@ def load_run(
         ConfigError: if the run has no such network or head.
         DataError: if the training images are needed and cannot be read, or are others.
     """
+    return load_with_state(workdir, network=network, head=head, checkpoint=checkpoint)[1]
+
+
+def load_with_state(
+    workdir: str | Path,
+    *,
+    network: str | None = None,
+    head: str | None = None,
+    checkpoint: str = "last",
+) -> tuple[Restored, Trained]:
+    """The same, with all that the run has trained; see `load_run`."""
     workdir = Path(workdir).expanduser()
     config, facts = workdir_lib.read(workdir)
     headline = config.eval.headline.split("_")
@@ -137,13 +149,13 @@ def load_run(
         params, stats = state.teacher, state.teacher_stats
         if stats:
             with contextlib.closing(open_feed(config, restored.experiment.mesh)) as feed:
-                _check_facts(config, feed.facts, facts, _WHY_DATA)
+                check_facts(config, feed.facts, facts, _WHY_DATA)
                 stats = make_teacher_stats(config, restored.experiment)(state, feed)
     variables = {"params": {**params["backbone"], "head": params[f"head_{head}"]}}
     if stats:
         variables["batch_stats"] = stats["backbone"]
     options = config_lib.architecture(config)
-    return Trained(
+    return restored, Trained(
         config,
         facts,
         network,
@@ -168,11 +180,12 @@ def load_data(config: ConfigDict, facts: Facts, why: str) -> Dataset:
     """
     data = config.data
     dataset = load_dataset(data.name, data.path or None, data.image_size or None)
-    _check_facts(config, dataset.facts, facts, why)
+    dataset, _ = hold_out_images(dataset, data.held_out)
+    check_facts(config, dataset.facts, facts, why)
     return dataset
 
 
-def _check_facts(config: ConfigDict, found: Facts, expected: Facts, why: str) -> None:
+def check_facts(config: ConfigDict, found: Facts, expected: Facts, why: str) -> None:
     if found != expected:
         where = config.data.path or "embedded"
         raise DataError(f"the data of {config.data.name} ({where}) is not that of the run, {why}.")
