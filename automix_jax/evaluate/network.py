@@ -1,11 +1,13 @@
 """A trained network with one head, as a function of pixels."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+import numpy as np
+from jaxtyping import Array, Float, PyTree, UInt8
 
 from automix_jax.models import Backbone
 
@@ -42,3 +44,39 @@ class Network:
     def normalize(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Pixels in [0, 1] as the network reads them."""
         return (pixels - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+
+Predict = Callable[[UInt8[np.ndarray, "n h w c"], int], Float[np.ndarray, "n k"]]
+
+
+def make_predict(network: Network) -> Predict:
+    """Returns a function from stored images [N, H, W, C] and a batch size to logits [N, K].
+
+    It is compiled once for a batch size: the last batch is filled up.
+    """
+
+    @jax.jit
+    def predict_batch(variables, images):
+        return network(images.astype(jnp.float32) / 255, variables)[0]
+
+    def predict(images, batch_size):
+        parts = [
+            np.asarray(predict_batch(network.variables, batch))[:count]
+            for batch, count in full_batches(images, batch_size)
+        ]
+        return np.concatenate(parts)
+
+    return predict
+
+
+def full_batches(array: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields parts of an array, each of `size`, and how much of each counts.
+
+    The last is filled up with its last element, so that what is compiled for one fits all.
+    """
+    for start in range(0, len(array), size):
+        part = array[start : start + size]
+        count = len(part)
+        if count < size:
+            part = np.concatenate([part, np.repeat(part[-1:], size - count, axis=0)])
+        yield part, count
