@@ -1,8 +1,9 @@
-"""`automix data`: looks at datasets, and prepares the published ones."""
+"""`automix data`: looks at datasets, prepares the published ones, and corrupts test images."""
 
 from collections.abc import Callable, Sequence
 
 from automix_jax.commands import Parser
+from automix_jax.corrupt_commands import corrupt_command, verify_command
 from automix_jax.errors import ConfigError, did_you_mean
 
 _HELP = """\
@@ -11,6 +12,8 @@ automix data COMMAND [ARGUMENTS]
     list      the datasets that can be prepared, where to download them and how large they are
     prepare   makes the archives of a dataset, as downloaded, a folder to train from
     check     says what is wrong with a dataset before it is trained on
+    corrupt   writes the test images of a dataset corrupted in 19 ways, as CIFAR-10-C
+    verify-c  compares a published set such as CIFAR-10-C with what we make of the same images
 
 `automix data COMMAND --help` says more.
 """
@@ -120,4 +123,6 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "list": list_command,
     "prepare": prepare_command,
     "check": check_command,
+    "corrupt": corrupt_command,
+    "verify-c": verify_command,
 }

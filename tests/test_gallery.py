@@ -305,7 +305,7 @@ def test_command_with_a_run(run, tmp_path, capsys):
         (("--seed=-1",), 2, ["--seed is -1"]),
         ((f"--seed={2**32}",), 2, ["--seed is 4294967296", "below"]),
         (("--run=nowhere",), 66, ["nowhere", "config.json"]),
-        (("--data=nowhere",), 64, ["--data=nowhere", "fashion_mnist_sample"]),
+        (("--data=nowhere",), 64, ["nowhere is neither", "fashion_mnist_sample"]),
         (("--data=npz:nowhere.npz",), 64, ["nowhere.npz"]),
         (("--data=folder:nowhere",), 64, ["nowhere", "no pictures"]),
         (("--data=empty",), 64, ["empty", "no pictures"]),

@@ -415,7 +415,7 @@ def test_one_process_at_a_time(tmp_path):
     descriptor = os.open(tmp_path / "out", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     fails(
-        "aircraft", source, tmp_path / "out", r"another process is preparing .*out \(--out\); wait"
+        "aircraft", source, tmp_path / "out", r"another process is writing .*out \(--out\); wait"
     )
     os.close(descriptor)
     assert prepare("aircraft", source, tmp_path / "out", unverified=True).written
@@ -429,7 +429,7 @@ def test_a_folder_is_held_before_anything_is_read_from_it(tmp_path, monkeypatch)
     checksum, refused = archives.checksum, []
 
     def meanwhile(*arguments):
-        fails("cub200", source, tmp_path / "out", "another process is preparing .*out")
+        fails("cub200", source, tmp_path / "out", "another process is writing .*out")
         refused.append(True)
         return checksum(*arguments)
 

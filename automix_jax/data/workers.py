@@ -60,7 +60,7 @@ def run_ordered(
         _parse_flags()
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=waiting),
-            worker_init_fn=_begin_worker,
+            worker_init_fn=begin_worker,
         )
     return _iterate(stream.batch(batch_size // chunk, batch_fn=join))
 
@@ -133,7 +133,7 @@ def _check_shared_memory(needed: int) -> None:
         )
 
 
-def _begin_worker(worker: int, workers: int) -> None:
+def begin_worker(worker: int, workers: int) -> None:
     """Ends this worker with the process that it works for, even where that is killed."""
     del worker, workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to answer

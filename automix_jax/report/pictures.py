@@ -45,7 +45,7 @@ def choose(
     Raises:
         DataError: if there is no such data, or it has fewer images.
     """
-    name, path = _source(data)
+    name, path = parse_source(data)
     if name == "folder":
         files = _files(Path(path).expanduser())
         classes = _classes(files, Path(path).expanduser())
@@ -88,7 +88,7 @@ def by_turns(classes: Sequence[str], count: int, seed: int) -> list[int]:
     return [int(order[i]) for i in sorted(range(len(order)), key=turns.__getitem__)[:count]]
 
 
-def _source(data: str) -> tuple[str, str]:
+def parse_source(data: str) -> tuple[str, str]:
     """The name and the path of NAME[:PATH] or of a folder."""
     if data.startswith(_TFDS):
         name, _, path = data.removeprefix(_TFDS).partition(":")
@@ -99,7 +99,7 @@ def _source(data: str) -> tuple[str, str]:
     if Path(data).expanduser().is_dir():
         return "folder", data
     raise DataError(
-        f"--data={data} is neither a folder nor one of {', '.join(list_datasets())}, with :PATH"
+        f"{data} is neither a folder nor one of {', '.join(list_datasets())}, with :PATH"
         " after those that need one."
     )
 

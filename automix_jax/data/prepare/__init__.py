@@ -125,7 +125,7 @@ def prepare(
     found = locate(preparer, source)
     out = Path(out).expanduser().absolute()
     _check_apart(found, out)
-    with _alone(out):
+    with alone(out):
         state = manifest.load(out) or _new_state(name, found, out)
         _check_state(state, name, _source(found), out)
         if state.done and (out / writer.INFO).is_file():
@@ -217,7 +217,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def alone(out: Path) -> Iterator[None]:
     """Makes a folder, unless it is there, and holds it, so that no other process uses it."""
     import fcntl
 
@@ -230,7 +230,7 @@ def _alone(out: Path) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise DataError(
-                    f"another process is preparing {out} (--out); wait for it, or end it first"
+                    f"another process is writing {out} (--out); wait for it, or end it first"
                 ) from error
         yield
     finally:
