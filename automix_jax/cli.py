@@ -13,6 +13,7 @@ from automix_jax import config as config_lib
 from automix_jax.config_commands import configs
 from automix_jax.data_commands import data
 from automix_jax.errors import AutoMixError, ConfigError, Stopped, did_you_mean
+from automix_jax.evaluate_commands import evaluate
 from automix_jax.visualize_commands import visualize
 
 _TRAIN_HELP = """\
@@ -60,12 +61,19 @@ automix COMMAND [ARGUMENTS]
     export           writes a trained run as .safetensors, .pth, Detectron2 .pkl or StableHLO
     sweep            trains several methods and compares them
     supermix         mixes a run's images with SuperMix, beforehand
+    evaluate         judges a trained run: calibration, corruptions, attacks, localisation, mixes
     visualize        draws what methods and networks do with images
 
 `automix COMMAND --help` says more.
 """
 INTERRUPTED = 130
-COMMANDS = {"configs": configs, "data": data, **commands.COMMANDS, "visualize": visualize}
+COMMANDS = {
+    "configs": configs,
+    "data": data,
+    **commands.COMMANDS,
+    "evaluate": evaluate,
+    "visualize": visualize,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AutoMixError as error:
         return _fail(error)
     except KeyboardInterrupt:
-        goes_on = argv[:2] == ["data", "prepare"]
+        goes_on = argv[0] == "evaluate" or argv[:2] in (["data", "prepare"], ["data", "corrupt"])
         what = "the same command goes on" if goes_on else "what was not finished is not there"
         print(f"interrupted; {what}.", file=sys.stderr)
         return INTERRUPTED

@@ -58,7 +58,9 @@ def test_what_a_run_leaves_behind(uninterrupted):
     assert [record["epoch"] for record in runs.records(workdir)] == [1, 2, 3]
     assert json.loads((workdir / "config.json").read_text())["epochs"] == 3
     assert sorted(path.name for path in (workdir / "samples").iterdir()) == [
+        "epoch_002.npz",
         "epoch_002.png",
+        "epoch_003.npz",
         "epoch_003.png",
     ]
     kept = sorted(int(path.name) for path in (workdir / "checkpoints/last").iterdir())

@@ -1,7 +1,10 @@
 """Pictures of mixed images: what a method shows of two images at several ratios."""
 
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +12,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from automix_jax.automix import AutoMix
+from automix_jax.errors import DataError
 from automix_jax.mixblock import mix_images, predict_mask
 from automix_jax.mixup_training import AugMixTraining, MixupTraining
 from automix_jax.objective import Frozen, forward
 
 RATIOS = (0.0, 0.3, 0.7, 1.0)
+HALF = 0.5  # the ratio of what is kept as numbers
 PAIRS = 6
 _TILE, _GAP, _HEADER = 84, 4, 16  # pixels
 
@@ -93,6 +98,84 @@ def mix_columns(
         mask, mixed = jax.device_get(mix(ratio))
         columns += [(f"mask {ratio:g}", 255 * mask), (f"mixed {ratio:g}", mixed)]
     return columns
+
+
+class Snapshot(NamedTuple):
+    """What a method makes of the same pairs after an epoch, at ratio one half.
+
+    Attributes:
+        images: uint8 [P, H, W, C].
+        partners: likewise, of each image.
+        mixed: likewise.
+        masks: float16 [P, H, W, 1], the weight of the own image.
+        names: of the images' classes.
+        partner_names: of the partners' classes.
+        mean: float32 [B], over the pixels of each mask, of more pairs than these.
+        std: likewise, the standard deviation over the pixels.
+    """
+
+    images: np.ndarray
+    partners: np.ndarray
+    mixed: np.ndarray
+    masks: np.ndarray
+    names: np.ndarray
+    partner_names: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def snapshot(
+    images: UInt8[np.ndarray, "b h w c"],
+    mask: Float[np.ndarray, "b h w 1"],
+    mixed: Float[np.ndarray, "b h w c"],
+    names: list[str],
+) -> Snapshot:
+    """Keeps the first pairs of a batch, and how large and how uniform all its masks are.
+
+    Args:
+        images: a batch; the partner of each is the next.
+        mask: weight of the own image, at ratio one half.
+        mixed: 0 to 255.
+        names: of the images' classes.
+    """
+    first = slice(PAIRS)
+    wide = mask.astype(np.float32)
+    return Snapshot(
+        images=images[first],
+        partners=np.roll(images, -1, axis=0)[first],
+        mixed=np.clip(np.rint(mixed[first]), 0, 255).astype(np.uint8),
+        masks=mask[first].astype(np.float16),
+        names=np.array(names[first]),
+        partner_names=np.roll(names, -1)[first],
+        mean=wide.mean((1, 2, 3)),
+        std=wide.std((1, 2, 3)),
+    )
+
+
+def save_snapshot(path: Path, shown: Snapshot) -> None:
+    """Writes an .npz that appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **shown._asdict())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_snapshot(path: Path) -> Snapshot:
+    """Reads what `save_snapshot` has written.
+
+    Raises:
+        DataError: if the file is another, or damaged.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            return Snapshot(**{name: arrays[name] for name in Snapshot._fields})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be read ({error or type(error).__name__}): remove it."
+        ) from error
 
 
 def save_panel(path: Path, columns: Columns, names: list[str]) -> None:

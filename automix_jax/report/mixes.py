@@ -15,6 +15,7 @@ from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.evaluate.samples import automix_mixer
 from automix_jax.guide import Guide
 from automix_jax.mixup_training import MixupTraining
+from automix_jax.mixups.base import Mixed, Mixup
 from automix_jax.mixups.pixels import to_uint8
 from automix_jax.objective import Frozen
 from automix_jax.report.pictures import Pictures
@@ -30,6 +31,7 @@ _UNSEEN = {  # methods that no picture tells from none or from another
     "alignmix": "inside the network",
     "transmix": "cutmix to the eye",
 }
+_UNIT = (0.5,), (0.5,)  # mean and standard deviation of normalised images where there is no run
 
 
 Made = tuple[Array, Array | None, Array]  # what a `Row` holds
@@ -130,42 +132,49 @@ def _plain(
     run: Restored | None,
 ) -> Made:
     """Mixed images, masks and weights of a method of the registry."""
-    mean, std = (run.config.data.mean, run.config.data.std) if run else ((0.5,), (0.5,))
-    # A draw for each pair; and SuperMix searches until it has succeeded with all.
-    options = {"per": "sample", "mean": mean, "std": std, "tolerance": 0.0}
-    known = mixups.defaults(name)
-    method = mixups.create(name, **{key: options[key] for key in options if key in known})
+    mean, std = (run.config.data.mean, run.config.data.std) if run else _UNIT
+    method = make_method(name, mean, std)
     classes = run.facts.num_classes if run else len(labels)
 
     @jax.jit
     def mix(variables, images, labels):
         x = normalize(images, mean, std)
-        seen = _look(mixups.needs(name), run, variables, x, labels) if run else {}
+        seen = look(name, run, variables, x, labels) if run else {}
         rng, perm = named_key(seed, name), jnp.roll(jnp.arange(len(labels)), -1)
         mixed = method(rng, x, labels, num_classes=classes, lam=lam, perm=perm, **seen)
-        weight = mixed.info["lam"]
-        mask = mixed.info.get("mask")
-        if mask is None and name != "augmix":  # which has no partner to show
-            mask = jnp.broadcast_to(weight[:, None, None, None], (*x.shape[:3], 1))
-        return to_uint8(mixed.images, mean, std), mask, weight
+        mask = None if name == "augmix" else mask_of(mixed)  # which has no partner to show
+        return to_uint8(mixed.images, mean, std), mask, mixed.info["lam"]
 
-    return mix(_student(run) if run else {}, images, labels)
+    return mix(student(run) if run else {}, images, labels)
 
 
-def _student(run: Restored) -> PyTree:
+def make_method(name: str, mean: Sequence[float], std: Sequence[float]) -> Mixup:
+    """A method of the registry with a draw for each pair; SuperMix searches until all succeed."""
+    options = {"per": "sample", "mean": mean, "std": std, "tolerance": 0.0}
+    known = mixups.defaults(name)
+    return mixups.create(name, **{key: options[key] for key in options if key in known})
+
+
+def mask_of(mixed: Mixed) -> Float[Array, "b h w 1"]:
+    """The weight of the own image, which is that of its label where a method has no mask."""
+    weight = mixed.info["lam"][:, None, None, None]
+    return mixed.info.get("mask", jnp.broadcast_to(weight, (*mixed.images.shape[:3], 1)))
+
+
+def student(run: Restored) -> PyTree:
     """The variables of the run's student."""
     return {"params": run.state.params["student"], "batch_stats": run.state.student_stats}
 
 
-def _look(
-    needed: str,
+def look(
+    name: str,
     run: Restored,
     variables: PyTree,
     x: Float[Array, "b h w c"],
     labels: Int[Array, " b"],
 ) -> dict[str, Any]:
     """What a method looks at beside normalised images, by keyword: of the run's student."""
-    model, data = run.experiment.model, run.config.data
+    model, data, needed = run.experiment.model, run.config.data, mixups.needs(name)
 
     def predict(x):
         return model.apply(variables, x)[0]["mix"]
@@ -189,4 +198,4 @@ def _labels(pictures: Pictures, run: Restored | None) -> Int[Array, " b"]:
     if set(pictures.names) <= set(known):
         return jnp.asarray([known.index(name) for name in pictures.names])
     x = run.experiment.normalize(jnp.asarray(pictures.images))
-    return run.experiment.model.apply(_student(run), x)[0]["mix"].argmax(-1)
+    return run.experiment.model.apply(student(run), x)[0]["mix"].argmax(-1)

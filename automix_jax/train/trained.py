@@ -186,6 +186,7 @@ def load_data(config: ConfigDict, facts: Facts, why: str) -> Dataset:
 
 
 def check_facts(config: ConfigDict, found: Facts, expected: Facts, why: str) -> None:
+    """Raises a DataError unless data is that of a run; `why` it is needed, and what to do."""
     if found != expected:
         where = config.data.path or "embedded"
         raise DataError(f"the data of {config.data.name} ({where}) is not that of the run, {why}.")

@@ -1,0 +1,128 @@
+"""`automix evaluate`: judges a network of a finished run by more than its accuracy."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from automix_jax.commands import Parser, check_least
+from automix_jax.errors import ConfigError
+
+_HELP = """\
+Judges a network of a finished run, and writes numbers, pictures and a report to WORKDIR/evaluation:
+
+    automix evaluate runs/quickstart
+    automix evaluate runs/cifar100 --suite=calibration,corruptions --corruptions=CIFAR-100-C
+    automix evaluate runs/cub200 --suite=localization --boxes=CUB_200_2011 --network=teacher
+
+    accuracy      top-1 and top-5, over all and for each class
+    calibration   how far confidence and accuracy agree: ECE and others, a reliability diagram
+    corruptions   accuracy under 19 corruptions at 5 severities
+    attacks       errors under FGSM and PGD
+    localization  MaxBoxAcc and MaxBoxAccV2 of CAM or Grad-CAM; needs boxes
+    mixed         accuracy on the mixed images of every mixup, by the ratio
+
+What was measured before with the same network, images and options is kept: the same command goes on
+where it was interrupted.
+"""
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Runs `automix evaluate`.
+
+    Raises:
+        AutoMixError: for arguments, data or a run that cannot be used.
+    """
+    parser = Parser("evaluate", _HELP)
+    add = parser.add_argument
+    add("workdir", type=Path, metavar="WORKDIR", help="the run's folder")
+    add("--suite", metavar="A,B", help="some of the above (default: all that have what they need)")
+    add("--network", choices=("student", "teacher"), help="default: the headline's")
+    add("--head", choices=("mix", "clean"), help="default: the headline's")
+    add("--checkpoint", choices=("last", "best"), default="last", help="(default: %(default)s)")
+    add("--limit", type=int, metavar="N", help="N test images, always the same (default: all)")
+    add("--batch-size", type=int, metavar="N", help="images at once (default: as many as fit)")
+    add("--seed", type=int, default=0, help="of all that is drawn (default: %(default)s)")
+    add("--again", action="store_true", help="measure anew what is there already")
+    add(
+        "--temperature",
+        choices=("held-out", "test", "none"),
+        default="held-out",
+        help="calibration: what it is fitted to: the images that config.data.held_out left out of"
+        " training, or the test images themselves, which is too good to be true (default:"
+        " %(default)s)",
+    )
+    add(
+        "--corruptions",
+        type=Path,
+        metavar="DIR",
+        help="corruptions: CIFAR-10-C, CIFAR-100-C, ImageNet-C, or what `automix data corrupt`"
+        " wrote (default: corrupts the test images on the way)",
+    )
+    add("--names", metavar="A,B", help="corruptions: some of them (default: all)")
+    add(
+        "--boxes",
+        type=Path,
+        metavar="PATH",
+        help="localization: folder of CUB-200-2011, of Tiny-ImageNet or of XML files, or a CSV file"
+        " with the columns path,x0,y0,x1,y1 (default: those beside the images)",
+    )
+    add("--cam", choices=("cam", "gradcam"), help="localization (default: cam where it is defined)")
+    add("--methods", metavar="A+B", help="mixed: the mixups (default: those without a solver)")
+    arguments = parser.parse_args(argv)
+    check_least(vars(arguments), limit=1, batch_size=1, seed=0)
+
+    from rich.console import Console
+
+    from automix_jax.report import evaluation
+    from automix_jax.report.suites.base import Options, open_subject
+    from automix_jax.report.suites.localization import find_boxes
+
+    workdir = arguments.workdir.expanduser()
+    boxes = arguments.boxes or find_boxes(workdir)
+    suites = evaluation.choose_suites(arguments.suite, has_boxes=boxes is not None)
+    options = Options(
+        limit=arguments.limit,
+        seed=arguments.seed,
+        temperature=arguments.temperature,
+        corruptions=arguments.corruptions,
+        names=_split(arguments.names, ","),
+        boxes=boxes,
+        cam=arguments.cam,
+        methods=_split(arguments.methods, "+"),
+    )
+    subject = open_subject(
+        workdir,
+        network=arguments.network,
+        head=arguments.head,
+        checkpoint=arguments.checkpoint,
+        limit=arguments.limit,
+    )
+    for suite in suites:
+        suite.check(subject, options)  # all of them before hours are spent on the first
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{subject.name} of {workdir}, step {subject.trained.step:,}: {len(subject.labels):,} test"
+        " images",
+        markup=False,
+    )
+    outcomes, folder = [], workdir / "evaluation"
+    for outcome in evaluation.evaluate(
+        subject,
+        suites,
+        options,
+        folder,
+        batch_size=arguments.batch_size,
+        again=arguments.again,
+        say=lambda line: console.print(line, markup=False),
+    ):
+        outcomes.append(outcome)
+        how = "kept" if outcome.kept else f"{outcome.record['seconds']:.0f} s"
+        console.print(f"{outcome.path}  ({how})", markup=False)
+    console.print(evaluation.table(outcomes, f"{subject.name} of {workdir}"))
+    console.print(f"{evaluation.write_report(outcomes, subject, folder)}", markup=False)
+    return 0
+
+
+def _split(text: str | None, by: str) -> tuple[str, ...] | None:
+    if text == "":
+        raise ConfigError("an empty list names nothing: leave the option out for all.")
+    return tuple(text.split(by)) if text else None
