@@ -155,9 +155,9 @@ def test_methods_look_at_the_students_network(run, rows, own):
 def test_classes_that_a_run_does_not_know_are_those_that_it_sees(run, restored, own):
     seen = np.asarray(apply_student(run, own)[0]).argmax(-1)
     known = [restored.facts.class_names.index(name) for name in own.names]
-    np.testing.assert_array_equal(mixes._labels(own, restored), known)
+    np.testing.assert_array_equal(mixes.labels_of(own, restored), known)
     strange = own._replace(names=["cat", *own.names[1:]])
-    np.testing.assert_array_equal(mixes._labels(strange, restored), seen)
+    np.testing.assert_array_equal(mixes.labels_of(strange, restored), seen)
 
 
 # -- which images ------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Where a network looks: class activation maps, of every backbone."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -18,7 +17,7 @@ from automix_jax.models.convnext import ConvNeXt
 from automix_jax.models.mobile import MobileNet
 from automix_jax.models.resnet import ResNet
 from automix_jax.models.transformer import SwinTransformer, VisionTransformer
-from automix_jax.models.wide_resnet import WideResNet
+from automix_jax.models.wide_resnet import WideResNet, leaky_relu
 
 METHODS = ("cam", "gradcam", "layercam")
 
@@ -27,7 +26,6 @@ Cam = Callable[[Array | np.ndarray, Array | np.ndarray], Float[Array, "b rows co
 Tail = Callable[[Array], Float[Array, "b k"]]  # from activations to logits
 
 _POOLED = (ResNet, WideResNet, MobileNet, SwinTransformer)  # their heads read a map's mean
-_wide_activation = functools.partial(nn.leaky_relu, negative_slope=0.1)  # WideResNet's last
 
 
 def make_cam(network: Network, method: str | None = None, layer: str | None = None) -> Cam:
@@ -199,7 +197,7 @@ def _split(
     activations = found[name]
     if layer is None and isinstance(network.model, _POOLED):
         if isinstance(network.model, WideResNet):
-            activations = _wide_activation(activations)
+            activations = leaky_relu(activations)
         head = variables["params"]["head"]
         return _wide(activations), lambda x: x.mean((1, 2)) @ head["kernel"] + head["bias"]
 

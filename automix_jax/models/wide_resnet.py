@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from automix_jax.models.backbone import BatchNormBackbone, Transform
 from automix_jax.models.layers import Layers, drop_path, drop_path_rates, global_pool
 
-_leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.1)
+leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.1)
 
 
 class PreActivationBlock(nn.Module):
@@ -33,11 +33,11 @@ class PreActivationBlock(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c2"]:
         """Returns the block's output, its size divided by the stride."""
         make = self.layers
-        y = _leaky_relu(make.batch_norm(x, train, name="bn1"))
+        y = leaky_relu(make.batch_norm(x, train, name="bn1"))
         if self.activate_input:
             x = y
         y = make.conv(y, self.width, 3, self.stride, bias=True, name="conv1")
-        y = _leaky_relu(make.batch_norm(y, train, name="bn2"))
+        y = leaky_relu(make.batch_norm(y, train, name="bn2"))
         y = make.conv(y, self.width, 3, bias=True, name="conv2")
         if x.shape != y.shape:
             x = make.conv(x, self.width, 1, self.stride, bias=True, name="shortcut")
@@ -93,7 +93,7 @@ class WideResNet(BatchNormBackbone, kw_only=True):
                 x = self.through(block, x, train)
             x = transform(f"stage{i + 1}", x)
             yield f"stage{i + 1}", x
-        x = _leaky_relu(make.batch_norm(x, train, name="bn"))
+        x = leaky_relu(make.batch_norm(x, train, name="bn"))
         yield "pooled", global_pool(x)
 
 

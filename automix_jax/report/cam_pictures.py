@@ -75,8 +75,8 @@ def draw_mixes(
     config = trained.config
     network = Network(trained.model, trained.variables, config.data.mean, config.data.std)
     look = make_looker(network, method, layer)
-    pictures = gallery._choose(data, pairs, size, seed, run)
-    labels = np.asarray(mixes._labels(pictures, run))
+    pictures = gallery.choose_images(data, pairs, size, seed, run)
+    labels = np.asarray(mixes.labels_of(pictures, run))
     rows = track(
         mixes.mix(methods, pictures, lam, seed, run),
         "mixing",

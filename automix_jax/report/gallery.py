@@ -56,7 +56,7 @@ def draw(
         DataError: for data that cannot be used.
         ConfigError: if the picture cannot be written.
     """
-    pictures = _choose(data, pairs, size, seed, run)
+    pictures = choose_images(data, pairs, size, seed, run)
     rows = track(
         mix(methods, pictures, lam, seed, run),
         "mixing",
@@ -72,7 +72,7 @@ def draw(
     return page.size
 
 
-def _choose(
+def choose_images(
     data: str | None, count: int, size: int | None, seed: int, run: Restored | None
 ) -> Pictures:
     """The images, of the shape that the run's network reads.

@@ -103,7 +103,7 @@ def mix(
         seed: of what the methods draw.
         run: gives AutoMix, and its student is the network that other methods look at.
     """
-    images, labels = jnp.asarray(pictures.images), _labels(pictures, run)
+    images, labels = jnp.asarray(pictures.images), labels_of(pictures, run)
     for name in names:
         if name == "automix":
             assert run is not None  # or it could not be drawn
@@ -190,7 +190,7 @@ def look(
     return training.look({"student": variables["params"]}, frozen, x, labels)
 
 
-def _labels(pictures: Pictures, run: Restored | None) -> Int[Array, " b"]:
+def labels_of(pictures: Pictures, run: Restored | None) -> Int[Array, " b"]:
     """The classes of the images; where the run does not know them, those that its student sees."""
     if run is None:
         return jnp.arange(len(pictures.names))
