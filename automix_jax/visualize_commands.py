@@ -13,6 +13,8 @@ automix visualize COMMAND [ARGUMENTS]
     mixups     what every method makes of the same images
     training   what a run made of the same images from epoch to epoch
     cam        what a network sees in mixed images or photographs, and where
+    calibration
+               accuracy against confidence of several runs, side by side
 
 `automix visualize COMMAND --help` says more.
 """
@@ -56,6 +58,14 @@ else gradcam; layercam is finer in early layers. --layer is a feature map, as in
 such as block12/norm1 or stage4_block2/conv2; a name that is not known lists what there is.
 
 Beside FILE.png come FILE.json, which classes, and FILE.npz, the images and maps.
+"""
+_CALIBRATION_HELP = """\
+Draws the accuracy of several runs against their confidence, a panel for each, from what
+`automix evaluate --suite=calibration` has measured of them:
+
+    automix visualize calibration runs/mixup runs/cutmix runs/automix --out=calibration.png
+
+Beside FILE.png comes FILE.svg.
 """
 # What cam takes with --run alone, with --weights alone, and with both.
 _OF_A_RUN = ("data", "methods", "lam", "network", "head")
@@ -176,6 +186,30 @@ def cam(argv: Sequence[str]) -> int:
     return 0
 
 
+def calibration(argv: Sequence[str]) -> int:
+    """Runs `automix visualize calibration`.
+
+    Raises:
+        AutoMixError: for arguments or runs that cannot be used.
+    """
+    parser = Parser("visualize calibration", _CALIBRATION_HELP)
+    add = parser.add_argument
+    add("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a run")
+    add("--out", required=True, type=Path, metavar="FILE.png", help="to be written")
+    add("--network", choices=("student", "teacher"), help="default: the headline's")
+    add("--head", choices=("mix", "clean"), help="default: the headline's")
+    options = parser.parse_args(argv)
+    check_file(options.out, ".png", "the picture is a PNG")
+
+    from automix_jax.report.comparison import draw_calibrations
+
+    runs = [run.expanduser() for run in options.runs]
+    stem = options.out.with_suffix("")
+    for path in draw_calibrations(runs, stem, options.network, options.head):
+        print(f"{path}  {path.stat().st_size:,} bytes")
+    return 0
+
+
 def _draw_run(out: Path, options: dict[str, Any], same: dict[str, Any]) -> tuple[int, int]:
     """Draws what a run's network sees in mixed images."""
     from automix_jax.report import cam_pictures
@@ -259,4 +293,5 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "mixups": mixups,
     "training": training,
     "cam": cam,
+    "calibration": calibration,
 }

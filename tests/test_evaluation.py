@@ -113,6 +113,20 @@ def test_calibration_is_that_of_the_logits(run, subject):
     assert loss(best) <= min(map(loss, around)) + 1e-9
 
 
+def test_several_runs_side_by_side(run, tmp_path, capsys):
+    assert evaluate(run, "--suite=calibration") == 0
+    out = tmp_path / "grid.png"
+    assert cli.main(["visualize", "calibration", str(run), f"--out={out}"]) == 0
+    with Image.open(out) as image:
+        assert image.format == "PNG"
+    assert out.with_suffix(".svg").exists()
+    assert cli.main(["visualize", "calibration", str(run), str(run), f"--out={out}"]) == 2
+    assert "rename one" in capsys.readouterr().err
+    missing = ["visualize", "calibration", str(run), "--head=clean", f"--out={out}"]
+    assert cli.main(missing) == 2
+    assert "calibration_student_clean.json is missing" in capsys.readouterr().err
+
+
 def test_localization_of_pictures_with_boxes(run, capsys):
     boxes = run.parent / "data/boxes.csv"
     assert evaluate(run, "--suite=localization", f"--boxes={boxes}", "--batch-size=8") == 0

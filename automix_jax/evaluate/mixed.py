@@ -30,7 +30,7 @@ _NO_PAIRS = {
     "comixup": "chooses its own ratios and partners",
     "augmix": "no partner",
 }
-_SLOW = ("supermix",)  # a search through the network, ten times as long as all others together
+_SLOW = ("supermix",)  # a search through the network, fifty times the work of all others
 
 
 class Mix(NamedTuple):
