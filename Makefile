@@ -57,7 +57,7 @@ $(VENV)/bin/python:
 	$(RUN) -m pip install --quiet --upgrade pip
 
 $(VENV)/.installed: $(VENV)/bin/python requirements.txt pyproject.toml
-	$(RUN) -m pip install -qq $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[tensorboard]'
+	$(RUN) -m pip install -qq $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[tensorboard,robustness]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python requirements.txt pyproject.toml

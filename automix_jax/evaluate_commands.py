@@ -77,18 +77,17 @@ def evaluate(argv: Sequence[str]) -> int:
     from automix_jax.report.suites.localization import find_boxes
 
     workdir = arguments.workdir.expanduser()
-    boxes = arguments.boxes or find_boxes(workdir)
-    suites = evaluation.choose_suites(arguments.suite, has_boxes=boxes is not None)
     options = Options(
         limit=arguments.limit,
         seed=arguments.seed,
         temperature=arguments.temperature,
         corruptions=arguments.corruptions,
         names=_split(arguments.names, ","),
-        boxes=boxes,
+        boxes=arguments.boxes or find_boxes(workdir),
         cam=arguments.cam,
         methods=_split(arguments.methods, "+"),
     )
+    suites, lacking = evaluation.choose_suites(arguments.suite, options)
     subject = open_subject(
         workdir,
         network=arguments.network,
@@ -104,6 +103,8 @@ def evaluate(argv: Sequence[str]) -> int:
         " images",
         markup=False,
     )
+    for name, needed in lacking.items():
+        console.print(f"{name} is left out: it needs {needed}", markup=False)
     outcomes, folder = [], workdir / "evaluation"
     for outcome in evaluation.evaluate(
         subject,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -61,21 +62,29 @@ class Outcome:
         return [self.path.parent / name for name in self.record["pictures"]]
 
 
-def choose_suites(asked: str | None, has_boxes: bool) -> list[Suite]:
-    """The suites of a list with commas; without one all that can be run.
+def choose_suites(asked: str | None, options: Options) -> tuple[list[Suite], dict[str, str]]:
+    """The suites of a list with commas; without one all that have what they need.
+
+    Returns:
+        The suites, and of those that are left out the reason by name.
 
     Raises:
         ConfigError: for one that is not known.
     """
     if asked is None:
-        return [suite for suite in SUITES.values() if suite.name != "localization" or has_boxes]
+        lacks = {}
+        if options.corruptions is None and importlib.util.find_spec("cv2") is None:
+            lacks["corruptions"] = "OpenCV: pip install opencv-python-headless"
+        if options.boxes is None:
+            lacks["localization"] = "--boxes"
+        return [suite for suite in SUITES.values() if suite.name not in lacks], lacks
     chosen = []
     for name in dict.fromkeys(asked.split(",")):
         if name not in SUITES:
             hint = did_you_mean(name, SUITES)
             raise ConfigError(f"suite {name!r} is not known.{hint} Use some of {','.join(SUITES)}.")
         chosen.append(SUITES[name])
-    return chosen
+    return chosen, {}
 
 
 def evaluate(

@@ -55,6 +55,6 @@ def opencv() -> ModuleType:
     except ImportError as error:
         raise ConfigError(
             f"corrupting images needs OpenCV ({error}): install it with"
-            " pip install 'automix-jax[robustness]'"
+            " `pip install opencv-python-headless`."
         ) from error
     return cv2

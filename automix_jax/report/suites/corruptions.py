@@ -139,9 +139,8 @@ def check(subject: Subject, options: Options) -> None:
             raise ConfigError(
                 f"corruption {name!r} is not known.{hint} Use some of {','.join(NAMES)}."
             )
-    if options.corruptions is not None:
-        with _open(subject, options):
-            pass
+    with _open(subject, options):
+        pass
 
 
 def asks(options: Options) -> dict[str, Any]:
