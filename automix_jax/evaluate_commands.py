@@ -66,7 +66,7 @@ def evaluate(argv: Sequence[str]) -> int:
         " with the columns path,x0,y0,x1,y1 (default: those beside the images)",
     )
     add("--cam", choices=("cam", "gradcam"), help="localization (default: cam where it is defined)")
-    add("--methods", metavar="A+B", help="mixed: the mixups (default: those without a solver)")
+    add("--methods", metavar="A+B", help="mixed: the mixups, or all (default: all but supermix)")
     arguments = parser.parse_args(argv)
     check_least(vars(arguments), limit=1, batch_size=1, seed=0)
 

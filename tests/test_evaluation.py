@@ -1,7 +1,9 @@
 """`automix evaluate`: the suites of a run, what they keep, and what they refuse."""
 
+import importlib.util
 import json
 import math
+from pathlib import Path
 from xml.etree import ElementTree
 
 import jax
@@ -252,6 +254,18 @@ def test_bad_arguments(run, argv, code, parts, tmp_path, monkeypatch, capsys):
     for part in parts:
         assert part in captured.err
     assert "(0 s)" not in captured.out  # nothing was measured before
+
+
+def test_what_lacks_something_is_left_out(monkeypatch):
+    suites, lacking = evaluation.choose_suites(None, Options())
+    assert [suite.name for suite in suites] == [
+        name for name in evaluation.SUITES if name != "localization"
+    ]
+    assert lacking == {"localization": "--boxes"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "corruptions" in evaluation.choose_suites(None, Options())[1]
+    given = Options(corruptions=Path("c"), boxes=Path("b"))
+    assert evaluation.choose_suites(None, given) == (list(evaluation.SUITES.values()), {})
 
 
 def test_no_run(tmp_path, capsys):

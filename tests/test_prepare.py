@@ -414,9 +414,7 @@ def test_one_process_at_a_time(tmp_path):
     (tmp_path / "out" / "dataset_info.json").unlink()
     descriptor = os.open(tmp_path / "out", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    fails(
-        "aircraft", source, tmp_path / "out", r"another process is writing .*out \(--out\); wait"
-    )
+    fails("aircraft", source, tmp_path / "out", r"another process is writing .*out \(--out\); wait")
     os.close(descriptor)
     assert prepare("aircraft", source, tmp_path / "out", unverified=True).written
 

@@ -33,7 +33,7 @@ class Options:
         names: of the corruptions; None for all that there are.
         boxes: file or folder of boxes; None for those beside the images.
         cam: "cam" or "gradcam"; None for what the network allows.
-        methods: whose mixed images are classified; None for those that take no solver.
+        methods: whose mixed images are classified; None for all but SuperMix.
     """
 
     limit: int | None = None

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from automix_jax.data.progress import progress_bar
-from automix_jax.evaluate.mixed import mixed_accuracy, settle
 from automix_jax.report import mixed_charts
+from automix_jax.report.mixed import mixed_accuracy, settle
 from automix_jax.report.suites.base import Options, Subject, Suite
 
 
