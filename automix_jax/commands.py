@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from automix_jax.errors import ConfigError
+from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.models import list_models
 
 _IMPORT_HELP = """\
@@ -48,6 +48,9 @@ Only mixes in which the network sees both images are kept, with the class that i
 """
 
 
+Command = Callable[[Sequence[str]], int]  # from arguments to the exit code
+
+
 class Parser(argparse.ArgumentParser):
     """A parser of one command whose errors are one sentence."""
 
@@ -62,6 +65,26 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises a ConfigError instead of leaving the process."""
         raise ConfigError(f"{message}; see {self.prog} --help.")
+
+
+def run_one_of(
+    commands: dict[str, Command], group: str, argv: Sequence[str], help_text: str
+) -> int:
+    """Runs `automix GROUP COMMAND ...`; without a command it prints the help, and returns 2.
+
+    Raises:
+        AutoMixError: for a command that is not known, and what the command raises.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(help_text, end="")
+        return 0 if argv else 2
+    command, *arguments = argv
+    if command not in commands:
+        hint = did_you_mean(command, commands)
+        raise ConfigError(
+            f"command '{group} {command}' is not known.{hint} Use {', '.join(commands)}."
+        )
+    return commands[command](arguments)
 
 
 def import_weights(argv: Sequence[str]) -> int:
@@ -215,7 +238,7 @@ def check_file(out: Path, suffix: str, what: str) -> None:
         raise ConfigError(f"--out is {out}, but there is no folder {out.parent}: make it first.")
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+COMMANDS: dict[str, Command] = {
     "import-weights": import_weights,
     "export": export,
     "sweep": sweep,

@@ -1,10 +1,9 @@
 """`automix data`: looks at datasets, prepares the published ones, and corrupts test images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from automix_jax.commands import Parser
+from automix_jax.commands import Command, Parser, run_one_of
 from automix_jax.corrupt_commands import corrupt_command, verify_command
-from automix_jax.errors import ConfigError, did_you_mean
 
 _HELP = """\
 automix data COMMAND [ARGUMENTS]
@@ -44,16 +43,7 @@ def data(argv: Sequence[str]) -> int:
     Raises:
         AutoMixError: for arguments or data that cannot be used.
     """
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_HELP, end="")
-        return 0 if argv else 2
-    command, *arguments = argv
-    if command not in _COMMANDS:
-        hint = did_you_mean(command, _COMMANDS)
-        raise ConfigError(
-            f"command 'data {command}' is not known.{hint} Use {', '.join(_COMMANDS)}."
-        )
-    return _COMMANDS[command](arguments)
+    return run_one_of(_COMMANDS, "data", argv, _HELP)
 
 
 def prepare_command(argv: Sequence[str]) -> int:
@@ -119,7 +109,7 @@ def check_command(argv: Sequence[str]) -> int:
     return check.check_command(argv)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+_COMMANDS: dict[str, Command] = {
     "list": list_command,
     "prepare": prepare_command,
     "check": check_command,

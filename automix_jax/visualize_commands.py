@@ -1,11 +1,11 @@
 """`automix visualize`: pictures of what the methods and the networks do."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from automix_jax.commands import Parser, check_file, check_least
-from automix_jax.errors import ConfigError, did_you_mean
+from automix_jax.commands import Command, Parser, check_file, check_least, run_one_of
+from automix_jax.errors import ConfigError
 
 _HELP = """\
 automix visualize COMMAND [ARGUMENTS]
@@ -79,16 +79,7 @@ def visualize(argv: Sequence[str]) -> int:
     Raises:
         AutoMixError: for arguments, data or a run that cannot be used.
     """
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_HELP, end="")
-        return 0 if argv else 2
-    command, *arguments = argv
-    if command not in _COMMANDS:
-        hint = did_you_mean(command, _COMMANDS)
-        raise ConfigError(
-            f"command 'visualize {command}' is not known.{hint} Use {', '.join(_COMMANDS)}."
-        )
-    return _COMMANDS[command](arguments)
+    return run_one_of(_COMMANDS, "visualize", argv, _HELP)
 
 
 def mixups(argv: Sequence[str]) -> int:
@@ -289,7 +280,7 @@ def _check_cam(options: dict[str, Any]) -> None:
     check_file(options["out"], ".png", "the picture is a PNG")
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+_COMMANDS: dict[str, Command] = {
     "mixups": mixups,
     "training": training,
     "cam": cam,
