@@ -1,10 +1,13 @@
 """`automix evaluate`: judges a network of a finished run by more than its accuracy."""
 
+import argparse
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from automix_jax.commands import Parser, check_least
-from automix_jax.errors import ConfigError
+from automix_jax.errors import AutoMixError, ConfigError
 
 _HELP = """\
 Judges a network of a finished run, and writes numbers, pictures and a report to WORKDIR/evaluation:
@@ -41,6 +44,7 @@ def evaluate(argv: Sequence[str]) -> int:
     add("--limit", type=int, metavar="N", help="N test images, always the same (default: all)")
     add("--batch-size", type=int, metavar="N", help="images at once (default: as many as fit)")
     add("--seed", type=int, default=0, help="of all that is drawn (default: %(default)s)")
+    add("--out", type=Path, metavar="DIR", help="of the files (default: WORKDIR/evaluation)")
     add("--again", action="store_true", help="measure anew what is there already")
     add(
         "--temperature",
@@ -66,7 +70,7 @@ def evaluate(argv: Sequence[str]) -> int:
         " with the columns path,x0,y0,x1,y1 (default: those beside the images)",
     )
     add("--cam", choices=("cam", "gradcam"), help="localization (default: cam where it is defined)")
-    add("--methods", metavar="A+B", help="mixed: the mixups, or all (default: all but supermix)")
+    add("--methods", metavar="A,B", help="mixed: the mixups, or all (default: all but supermix)")
     arguments = parser.parse_args(argv)
     check_least(vars(arguments), limit=1, batch_size=1, seed=0)
 
@@ -75,17 +79,18 @@ def evaluate(argv: Sequence[str]) -> int:
     from automix_jax.report import evaluation
     from automix_jax.report.suites.base import Options, open_subject
     from automix_jax.report.suites.localization import find_boxes
+    from automix_jax.train.lock import locked
 
     workdir = arguments.workdir.expanduser()
     options = Options(
-        limit=arguments.limit,
         seed=arguments.seed,
         temperature=arguments.temperature,
         corruptions=arguments.corruptions,
-        names=_split(arguments.names, ","),
+        names=_split(arguments.names),
         boxes=arguments.boxes or find_boxes(workdir),
         cam=arguments.cam,
-        methods=_split(arguments.methods, "+"),
+        again=arguments.again,
+        methods=_split(arguments.methods),
     )
     suites, lacking = evaluation.choose_suites(arguments.suite, options)
     subject = open_subject(
@@ -95,35 +100,52 @@ def evaluate(argv: Sequence[str]) -> int:
         checkpoint=arguments.checkpoint,
         limit=arguments.limit,
     )
-    for suite in suites:
-        suite.check(subject, options)  # all of them before hours are spent on the first
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(
-        f"{subject.name} of {workdir}, step {subject.trained.step:,}: {len(subject.labels):,} test"
-        " images",
-        markup=False,
-    )
-    for name, needed in lacking.items():
-        console.print(f"{name} is left out: it needs {needed}", markup=False)
-    outcomes, folder = [], workdir / "evaluation"
-    for outcome in evaluation.evaluate(
-        subject,
-        suites,
-        options,
-        folder,
-        batch_size=arguments.batch_size,
-        again=arguments.again,
-        say=lambda line: console.print(line, markup=False),
-    ):
-        outcomes.append(outcome)
-        how = "kept" if outcome.kept else f"{outcome.record['seconds']:.0f} s"
-        console.print(f"{outcome.path}  ({how})", markup=False)
-    console.print(evaluation.table(outcomes, f"{subject.name} of {workdir}"))
-    console.print(f"{evaluation.write_report(outcomes, subject, folder)}", markup=False)
-    return 0
+    # All of them before hours are spent on the first.
+    suites, unable = evaluation.check(suites, subject, options, _needed(arguments))
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    title = f"{subject.name} of {workdir}, step {subject.trained.step:,}"
+    console.print(f"{title}: {len(subject.labels):,} test images")
+    for name, why in (lacking | unable).items():
+        console.print(f"{name} is left out: {why}")
+    folder = arguments.out.expanduser() if arguments.out else workdir / "evaluation"
+    outcomes, failed = [], 0
+    with locked(folder):
+        for suite in suites:
+            try:
+                outcome = evaluation.evaluate(
+                    subject,
+                    suite,
+                    options,
+                    folder,
+                    batch_size=arguments.batch_size,
+                    say=console.print,
+                )
+            except AutoMixError as error:
+                sys.stderr.write(f"error: {suite.name}: {error}\n")
+                failed = failed or error.exit_code
+                continue
+            outcomes.append(outcome)
+            how = "kept" if outcome.kept else f"{outcome.record['seconds']:.0f} s"
+            console.print(f"{outcome.path}  ({how})")
+        console.print(evaluation.table(outcomes, title))
+        console.print(str(evaluation.write_report(outcomes, subject, folder)))
+    return failed
 
 
-def _split(text: str | None, by: str) -> tuple[str, ...] | None:
+def _needed(arguments: argparse.Namespace) -> set[str]:
+    """The suites that the user has asked for, by their names or by options that only they have."""
+    if arguments.suite is not None:
+        return set(arguments.suite.split(","))
+    options = {
+        "corruptions": (arguments.corruptions, arguments.names),
+        "localization": (arguments.boxes, arguments.cam),
+        "mixed": (arguments.methods,),
+    }
+    return {suite for suite, given in options.items() if any(given)}
+
+
+def _split(text: str | None) -> tuple[str, ...] | None:
+    """The parts of a list, between commas or plus signs."""
     if text == "":
         raise ConfigError("an empty list names nothing: leave the option out for all.")
-    return tuple(text.split(by)) if text else None
+    return tuple(re.split("[,+]", text)) if text else None

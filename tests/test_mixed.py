@@ -12,9 +12,10 @@ from automix_jax import cli, recipes
 from automix_jax.data import load_dataset
 from automix_jax.data.augment import normalize
 from automix_jax.errors import ConfigError, DataError
+from automix_jax.evaluate import samples
 from automix_jax.evaluate.network import Network
 from automix_jax.mixblock import MixBlock
-from automix_jax.report import mixed, mixed_charts, mixes, samples, training_pictures
+from automix_jax.report import mixed, mixed_charts, mixes, training_pictures
 from automix_jax.report.charts import RED
 from automix_jax.report.pictures import Pictures
 from automix_jax.train import epoch

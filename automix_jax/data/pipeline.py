@@ -5,6 +5,7 @@ augmentation. So a run goes on from any step with any number of workers, and wit
 among any number of processes, and there is no state of the input to save but the step.
 """
 
+import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 
 from automix_jax.data.order import batch_indices
 from automix_jax.data.records import Records
-from automix_jax.data.workers import run_ordered
+from automix_jax.data.workers import num_cores, run_ordered
 from automix_jax.errors import ConfigError, DataError, ImageError
 
 _TRIES = 20  # readable images are looked for among so many after an unreadable one
@@ -166,6 +167,34 @@ def read_examples(
     elements = [_read(records, int(index), transform) for index in indices]
     batch = _stack(elements)
     return batch.images, batch.labels
+
+
+def read_readable(
+    records: Records, indices: np.ndarray, transform: Callable[..., np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads some examples with several threads; unreadable ones are left out.
+
+    Args:
+        records: of a split.
+        indices: int [n], of the examples.
+        transform: (image, name) to uint8 [S, S, C].
+
+    Returns:
+        Images uint8 [m, S, S, C], labels int32 [m] and the indices of these.
+
+    Raises:
+        DataError: if many images in a row, or all of these, are unreadable.
+    """
+    with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
+        elements = list(pool.map(lambda index: _read(records, int(index), transform), indices))
+    kept = np.array([not element.bad for element in elements])
+    if not kept.any():
+        raise DataError(
+            f"none of {len(indices)} images can be read, the first of them"
+            f" {elements[0].bad[0].name} ({elements[0].bad[0].reason})."
+        )
+    batch = _stack([element for element in elements if not element.bad])
+    return batch.images, batch.labels, indices[kept]
 
 
 @dataclasses.dataclass(frozen=True)

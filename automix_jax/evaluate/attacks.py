@@ -184,6 +184,7 @@ def attack_errors(
     *,
     attacks: Mapping[str, Attack] = ATTACKS,
     seed: int = 0,
+    numbers: Int[np.ndarray, " n"] | None = None,
     advance: Advance = lambda count: None,
 ) -> dict[str, float]:
     """The share of images that the network takes for another class, under each of some attacks.
@@ -198,6 +199,7 @@ def attack_errors(
         batch_size: of the images that are attacked together.
         attacks: by name.
         seed: of random starts.
+        numbers: of the images in their data set; by default they are all of it, in its order.
         advance: is told of images that are done.
 
     Returns:
@@ -229,7 +231,8 @@ def attack_errors(
     variables = jax.device_put(network.variables)
     take_step = functools.partial(step, variables)
     wrong = dict.fromkeys(("clean", *attacks), 0)
-    parts = (full_batches(x, batch_size) for x in (images, labels, np.arange(len(images))))
+    numbers = np.arange(len(images)) if numbers is None else numbers
+    parts = (full_batches(x, batch_size) for x in (images, labels, numbers))
     for (batch, count), (own, _), (indices, _) in zip(*parts, strict=True):
         pixels, draw = prepare(batch, indices)
         own = jnp.asarray(own)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, UInt8
 
+from automix_jax.errors import NumbersError
 from automix_jax.models import Backbone
 
 
@@ -52,7 +53,8 @@ Predict = Callable[[UInt8[np.ndarray, "n h w c"], int], Float[np.ndarray, "n k"]
 def make_predict(network: Network) -> Predict:
     """Returns a function from stored images [N, H, W, C] and a batch size to logits [N, K].
 
-    It is compiled once for a batch size: the last batch is filled up.
+    It is compiled once for a batch size: the last batch is filled up. It raises a NumbersError if
+    logits are not finite.
     """
 
     @jax.jit
@@ -64,7 +66,14 @@ def make_predict(network: Network) -> Predict:
             np.asarray(predict_batch(network.variables, batch))[:count]
             for batch, count in full_batches(images, batch_size)
         ]
-        return np.concatenate(parts)
+        logits = np.concatenate(parts)
+        bad = ~np.isfinite(logits).all(1)
+        if bad.any():
+            raise NumbersError(
+                f"the network's logits are not finite for {bad.sum()} of {len(bad)} images: it"
+                " cannot be judged; another --checkpoint may be whole."
+            )
+        return logits
 
     return predict
 

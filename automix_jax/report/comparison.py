@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from automix_jax.data import Facts
 from automix_jax.errors import ConfigError
 from automix_jax.report import reliability
 from automix_jax.train import workdir as workdir_lib
@@ -27,28 +28,38 @@ def draw_calibrations(
 
     Raises:
         CheckpointError: if a folder is not that of a run.
-        ConfigError: if its calibration was not measured, or the pictures cannot be written.
+        ConfigError: if its calibration was not measured, or on other images than that of another,
+            or the pictures cannot be written.
     """
     found = [(run, *_read(run, network, head)) for run in runs]
-    methods = [method for _, method, _ in found]
+    data = {(facts.name, record["images"]) for _, _, facts, record in found}
+    if len(data) > 1:
+        shown = ", ".join(f"{count:,} images of {name}" for name, count in sorted(data))
+        raise ConfigError(f"the runs were measured on {shown}: only those on the same compare.")
+    methods = [method for _, method, _, _ in found]
     panels = {
-        method if methods.count(method) == 1 else f"{method}, {run.resolve().name}": measured
-        for run, method, measured in found
+        method if methods.count(method) == 1 else f"{method}, {run.resolve().name}": record[
+            "numbers"
+        ]["measured"]
+        for run, method, _, record in found
     }
     if len(panels) < len(runs):
         raise ConfigError("two of the runs have one method and folders of one name: rename one.")
     return reliability.draw_grid(stem, panels)
 
 
-def _read(run: Path, network: str | None, head: str | None) -> tuple[str, dict[str, Any]]:
-    """The method of a run, and how it is calibrated."""
-    config, _ = workdir_lib.read(run)
+def _read(run: Path, network: str | None, head: str | None) -> tuple[str, Facts, dict[str, Any]]:
+    """The method of a run, its data, and how it is calibrated."""
+    config, facts = workdir_lib.read(run)
     headline = config.eval.headline.split("_")
-    path = run / "evaluation" / f"calibration_{network or headline[0]}_{head or headline[1]}.json"
+    network, head = network or headline[0], head or headline[1]
+    path = run / "evaluation" / f"calibration_{network}_{head}.json"
     try:
-        return config.method.name, json.loads(path.read_text())["numbers"]["measured"]
-    except (OSError, ValueError, KeyError) as error:
+        record = json.loads(path.read_text())
+        record["numbers"]["measured"], record["images"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} is missing or not whole: run `automix evaluate {run} --suite=calibration`"
-            " first."
+            f"{path} is missing or not whole: run `automix evaluate {run} --suite=calibration"
+            f" --network={network} --head={head}` first."
         ) from error
+    return config.method.name, facts, record

@@ -93,7 +93,16 @@ def _draw_family(
             va="center",
             size=8,
         )
-    bars.text(102, top + len(rows) / 2, family, color=GRAY, rotation=270, va="center", ha="left")
+    upright = len(rows) < 3  # where a name on its side would leave its rows
+    bars.text(
+        102,
+        top + len(rows) / 2,
+        family,
+        color=GRAY,
+        rotation=0 if upright else 270,
+        va="center",
+        ha="left",
+    )
 
 
 def draw_sheet(path: Path, image: np.ndarray, *, seed: int = 0) -> None:

@@ -1,18 +1,20 @@
 """All suites of a network of a run: what is measured already is kept, and a report is written."""
 
 import dataclasses
+import errno
 import functools
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.table import Table
+from rich.text import Text
 
 import automix_jax
-from automix_jax.errors import ConfigError, MemoryLimitError, did_you_mean
+from automix_jax.errors import AutoMixError, ConfigError, MemoryLimitError, did_you_mean
 from automix_jax.report.suites import (
     accuracy,
     attacks,
@@ -30,6 +32,7 @@ SUITES: dict[str, Suite] = {
     for module in (accuracy, calibration, corruptions, attacks, localization, mixed)
 }
 _FORMAT = 1
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _PIXELS = 2**23  # of a batch, by default
 _LARGEST = 512  # images of a batch, by default
 T = TypeVar("T")
@@ -74,9 +77,9 @@ def choose_suites(asked: str | None, options: Options) -> tuple[list[Suite], dic
     if asked is None:
         lacks = {}
         if options.corruptions is None and importlib.util.find_spec("cv2") is None:
-            lacks["corruptions"] = "OpenCV: pip install opencv-python-headless"
+            lacks["corruptions"] = "it needs OpenCV: pip install opencv-python-headless"
         if options.boxes is None:
-            lacks["localization"] = "--boxes"
+            lacks["localization"] = "it needs --boxes"
         return [suite for suite in SUITES.values() if suite.name not in lacks], lacks
     chosen = []
     for name in dict.fromkeys(asked.split(",")):
@@ -87,51 +90,65 @@ def choose_suites(asked: str | None, options: Options) -> tuple[list[Suite], dic
     return chosen, {}
 
 
+def check(
+    suites: Sequence[Suite], subject: Subject, options: Options, needed: Collection[str]
+) -> tuple[list[Suite], dict[str, str]]:
+    """Which suites can work; and why others cannot, by name.
+
+    Args:
+        suites: that are wanted.
+        subject, options: of all of them.
+        needed: names of those that have to.
+
+    Raises:
+        AutoMixError: for one that has to work and cannot.
+    """
+    able, unable = [], {}
+    for suite in suites:
+        try:
+            suite.check(subject, options)
+        except AutoMixError as error:
+            if suite.name in needed:
+                raise
+            unable[suite.name] = str(error)
+        else:
+            able.append(suite)
+    return able, unable
+
+
 def evaluate(
     subject: Subject,
-    suites: Sequence[Suite],
+    suite: Suite,
     options: Options,
     folder: Path,
     *,
     batch_size: int | None = None,
-    again: bool = False,
     say: Callable[[str], None] = print,
-) -> Iterator[Outcome]:
-    """Yields what each suite finds, which is kept as FOLDER/SUITE_NETWORK_HEAD.json.
+) -> Outcome:
+    """What a suite finds, which is kept as FOLDER/SUITE_NETWORK_HEAD.json.
 
     Args:
         subject: what is judged.
-        suites: in their order.
-        options: of all of them.
-        folder: for the files; it is made.
+        suite: by what.
+        options: of the suite; what is there already is measured anew if they say so.
+        folder: for the files; it exists.
         batch_size: images at once; None for as many as fit.
-        again: whether to measure anew what is there already.
         say: shows a line.
 
     Raises:
-        AutoMixError: for options or data that cannot be used, or a lack of memory.
+        AutoMixError: for options or data that cannot be used, a lack of memory, or a folder that
+            cannot be written.
     """
+    stem = folder / f"{suite.name}_{subject.name}"
+    path = folder / f"{stem.name}.json"
+    key = _identity(subject, suite) | {
+        "options": json.loads(json.dumps(suite.asks(subject, options)))
+    }
+    found = None if options.again else _read(path, key)
+    if found is not None:
+        return Outcome(suite, found, path, kept=True)
+    begun = time.perf_counter()
     try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be a folder ({error.strerror}).") from error
-    for suite in suites:
-        stem = folder / f"{suite.name}_{subject.name}"
-        path = stem.with_suffix(".json")
-        key = {
-            "format": _FORMAT,
-            "suite": suite.name,
-            "network": subject.trained.network,
-            "head": subject.trained.head,
-            "step": subject.trained.step,
-            "fingerprint": subject.fingerprint,
-            "options": json.loads(json.dumps(suite.asks(options), default=str)),
-        }
-        found = None if again else _read(path)
-        if found is not None and {name: found.get(name) for name in key} == key:
-            yield Outcome(suite, found, path, kept=True)
-            continue
-        begun = time.perf_counter()
         numbers, pictures = _in_batches(
             functools.partial(suite.measure, subject, options, stem=stem),
             batch_size or _first_size(subject),
@@ -139,24 +156,45 @@ def evaluate(
             settled=batch_size is not None,
         )
         record = key | {
-            "version": automix_jax.__version__,
+            "package": automix_jax.__version__,
             "images": len(subject.labels),
             "seconds": round(time.perf_counter() - begun, 1),
             "pictures": [picture.name for picture in pictures],
             "numbers": numbers,
         }
         write_atomically(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
-        yield Outcome(suite, record, path, kept=False)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise ConfigError(
+            f"{folder} cannot be written ({error.strerror}): make room, or choose another --out."
+        ) from error
+    return Outcome(suite, record, path, kept=False)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """What a file of before says; None where there is none, or it is not whole."""
+def _identity(subject: Subject, suite: Suite) -> dict[str, Any]:
+    """What a record of a suite has in common with every other of the same network and images."""
+    return {
+        "format": _FORMAT,
+        "suite": suite.name,
+        "version": suite.version,
+        "network": subject.trained.network,
+        "head": subject.trained.head,
+        "step": subject.trained.step,
+        "fingerprint": subject.fingerprint,
+    }
+
+
+def _read(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    """What a file of before says; None where there is none, it is not whole, or of another key."""
     try:
         record = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
     whole = isinstance(record, dict) and {"numbers", "pictures"} <= record.keys()
-    if not whole or not all((path.parent / name).exists() for name in record["pictures"]):
+    if not whole or {name: record.get(name) for name in key} != key:
+        return None
+    if not all((path.parent / name).exists() for name in record["pictures"]):
         return None
     return record
 
@@ -193,16 +231,20 @@ def _in_batches(
 
 def table(outcomes: Sequence[Outcome], title: str) -> Table:
     """What was found, for the screen."""
-    shown = Table("suite", "what", "value", title=title, title_justify="left")
+    shown = Table("suite", "what", "value", title=Text(title), title_justify="left")
     for outcome in outcomes:
         for i, (name, value) in enumerate(outcome.rows):
-            shown.add_row("" if i else outcome.suite.name, name, value)
+            shown.add_row("" if i else outcome.suite.name, Text(name), Text(value))
         shown.add_section()
     return shown
 
 
 def write_report(outcomes: Sequence[Outcome], subject: Subject, folder: Path) -> Path:
-    """Writes FOLDER/NETWORK_HEAD.md: the tables and the pictures of all suites that are given."""
+    """Writes FOLDER/NETWORK_HEAD.md: tables and pictures of all suites, now and before.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
     trained = subject.trained
     lines = [
         f"# {trained.config.model.name} trained with {trained.config.method.name} on"
@@ -211,14 +253,35 @@ def write_report(outcomes: Sequence[Outcome], subject: Subject, folder: Path) ->
         f"{len(subject.labels):,} test images.",
         "",
     ]
-    for outcome in outcomes:
+    for outcome in _all(outcomes, subject, folder):
         lines += [f"## {outcome.suite.name}", "", "| | |", "|---|---|"]
-        lines += [f"| {name} | {value} |" for name, value in outcome.rows]
+        lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in outcome.rows]
         lines += [""]
         for picture in outcome.pictures:
             if picture.suffix == ".png":
                 lines += [f"![{outcome.suite.name}]({picture.name})", ""]
         lines += [f"Numbers: [{outcome.path.name}]({outcome.path.name})", ""]
     path = folder / f"{subject.name}.md"
-    write_atomically(path, "\n".join(lines))
+    try:
+        write_atomically(path, "\n".join(lines))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror}): make room, or choose another --out."
+        ) from error
     return path
+
+
+def _cell(text: str) -> str:
+    """A text in a table of Markdown."""
+    return text.replace("|", "\\|")
+
+
+def _all(outcomes: Sequence[Outcome], subject: Subject, folder: Path) -> Iterator[Outcome]:
+    """The outcomes, and what was found before of the same network and images by other suites."""
+    given = {outcome.suite.name: outcome for outcome in outcomes}
+    for suite in SUITES.values():
+        path = folder / f"{suite.name}_{subject.name}.json"
+        if suite.name in given:
+            yield given[suite.name]
+        elif (found := _read(path, _identity(subject, suite))) is not None:
+            yield Outcome(suite, found, path, kept=True)

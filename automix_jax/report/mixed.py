@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt8
 from automix_jax.automix import AutoMix
 from automix_jax.data.augment import normalize
 from automix_jax.data.progress import Advance
-from automix_jax.errors import ConfigError, DataError
+from automix_jax.errors import ConfigError, DataError, NumbersError
 from automix_jax.evaluate.network import Network
 from automix_jax.mixblock import mix_images, predict_mask
 from automix_jax.mixups.pixels import to_unit
@@ -61,6 +61,7 @@ class Scores(NamedTuple):
             heavier label if that class is first, and the weight of the other if it is second.
         label_weight: of the own image's label.
         mask_mean, mask_std: of the mask's pixels.
+        finite: whether all logits are.
     """
 
     top1: Any
@@ -69,6 +70,7 @@ class Scores(NamedTuple):
     label_weight: Any
     mask_mean: Any
     mask_std: Any
+    finite: Any
 
 
 def settle(asked: Sequence[str] | None, run: Restored) -> tuple[list[str], dict[str, list[str]]]:
@@ -140,6 +142,7 @@ def mixed_accuracy(
 
     Raises:
         DataError: if there are fewer than two images, or all pairs have one class.
+        NumbersError: if the network's logits are not finite.
     """
     count = len(labels)
     if count < 2:
@@ -216,7 +219,13 @@ def _measure(
         valid = min(batch, count - start)
         parts.append(Scores(*(np.asarray(values)[:, :valid] for values in made)))
         advance(valid)
-    return Scores(*(np.concatenate(column, axis=1) for column in zip(*parts, strict=True)))
+    scores = Scores(*(np.concatenate(column, axis=1) for column in zip(*parts, strict=True)))
+    if not scores.finite.all():
+        raise NumbersError(
+            f"the network's logits are not finite for {(~scores.finite).sum()} images that {name}"
+            " has mixed: it cannot be judged."
+        )
+    return scores
 
 
 def _plain(name: str, run: Restored, seed: int) -> Prepare:
@@ -300,6 +309,7 @@ def _score(logits: Float[Array, "b k"], labels: Int[Array, " _"], mixed: Mix) ->
         label_weight=mixed.weights,
         mask_mean=mixed.masks.mean((1, 2, 3)),
         mask_std=mixed.masks.std((1, 2, 3)),
+        finite=jnp.isfinite(logits).all(-1),
     )
 
 

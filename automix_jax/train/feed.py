@@ -82,6 +82,10 @@ class Feed(Protocol):
         """Some test images and their labels, in the host's memory."""
         ...
 
+    def readable_examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Some test images and their labels; and the indices of those that could be read."""
+        ...
+
     def held_out_examples(self) -> tuple[np.ndarray, np.ndarray]:
         """The images that training leaves out, treated like test images, and their labels."""
         ...
@@ -163,6 +167,10 @@ class MemoryFeed:
     def test_examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Some test images, [n, H, W, C], and their labels."""
         return self._test.images[indices], self._test.labels[indices]
+
+    def readable_examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Some test images, [n, H, W, C], their labels, and their indices: all could be read."""
+        return *self.test_examples(indices), indices
 
     def held_out_examples(self) -> tuple[np.ndarray, np.ndarray]:
         """The images that training leaves out, [n, H, W, C], and their labels."""
@@ -248,12 +256,16 @@ class StreamFeed:
         """Some test images, [n, S, S, C], and their labels."""
         return pipeline.read_examples(self._dataset.test, indices, self._test_transform)
 
+    def readable_examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Some test images, [m, S, S, C], their labels, and the indices of these."""
+        return pipeline.read_readable(self._dataset.test, indices, self._test_transform)
+
     def held_out_examples(self) -> tuple[np.ndarray, np.ndarray]:
-        """The images that training leaves out, [n, S, S, C], and their labels."""
+        """The images that training leaves out and that can be read, [m, S, S, C], and labels."""
         indices = np.arange(len(self._held_out))
         if not len(indices):
             return np.zeros((0, *self.facts.image_shape), np.uint8), np.zeros(0, np.int32)
-        return pipeline.read_examples(self._held_out, indices, self._test_transform)
+        return pipeline.read_readable(self._held_out, indices, self._test_transform)[:2]
 
     def close(self) -> None:
         """Ends the workers."""

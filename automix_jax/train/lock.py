@@ -32,7 +32,7 @@ def locked(workdir: Path) -> Iterator[None]:
         file = _open(path, workdir)
     except OSError as error:
         raise CheckpointError(
-            f"--workdir {workdir} cannot be used ({error.strerror}): choose another."
+            f"{workdir} cannot be used ({error.strerror}): choose another."
         ) from error
     with file:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
@@ -71,8 +71,7 @@ def _take(file: TextIO, workdir: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise CheckpointError(
-            f"--workdir {workdir} is in use by {_holder(file)}: wait for its end, or choose"
-            " another."
+            f"{workdir} is in use by {_holder(file)}: wait for its end, or choose another."
         ) from error
     except OSError as error:
         if error.errno not in _UNKNOWN:

@@ -175,6 +175,8 @@ def read(workdir: Path) -> tuple[ConfigDict, Facts]:
     Raises:
         CheckpointError: if the folder is not that of a run.
     """
+    if not workdir.is_dir():
+        raise CheckpointError(f"there is no folder {workdir}: give the --workdir of a run.")
     try:
         config = ConfigDict(_with_defaults(json.loads((workdir / "config.json").read_text())))
         facts = json.loads((workdir / "dataset.json").read_text())

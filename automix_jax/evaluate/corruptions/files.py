@@ -39,7 +39,7 @@ def open_corrupted(
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}: give that of the corrupted images.")
+        raise DataError(f"there is no folder {root} of corrupted images.")
     if any((root / file).is_file() for file in (MANIFEST, LABELS, *(f"{n}.npy" for n in NAMES))):
         return open_arrays(root, image_shape, labels, chosen, names)
     if any(place(root, name) for name in NAMES):

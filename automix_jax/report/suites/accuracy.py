@@ -8,7 +8,7 @@ import numpy as np
 
 from automix_jax.evaluate.calibration import negative_log_likelihood
 from automix_jax.report.charts import BLUE, GRAY, make_figure, save_figure
-from automix_jax.report.suites.base import Options, Subject, Suite, test_logits
+from automix_jax.report.suites.base import Options, Subject, Suite, clean_logits
 
 _CONFUSED = 10  # pairs of classes that are listed
 
@@ -18,7 +18,7 @@ def measure(
 ) -> tuple[dict[str, Any], list[Path]]:
     """Top-1, top-5, cross entropy, accuracies of the classes and the commonest confusions."""
     del options
-    scores, labels = test_logits(subject, batch_size), subject.labels
+    scores, labels = clean_logits(subject, batch_size), subject.labels
     ranked = np.argsort(-scores, axis=1, kind="stable")
     right = ranked[:, 0] == labels
     top1 = right.mean()
@@ -86,4 +86,4 @@ def rows(numbers: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-SUITE = Suite("accuracy", lambda options: {}, measure, rows)
+SUITE = Suite("accuracy", lambda subject, options: {}, measure, rows)

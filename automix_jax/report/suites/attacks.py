@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from automix_jax.data.order import data_order
 from automix_jax.data.progress import progress_bar
 from automix_jax.evaluate.attacks import CURVE, attack_errors, error_curve
 from automix_jax.report import robustness_curves
@@ -23,24 +26,32 @@ def measure(
 ) -> tuple[dict[str, Any], list[Path]]:
     """Errors under FGSM and PGD, and on some of the images by the distance."""
     images, labels = subject.images, subject.labels
-    some = slice(min(len(labels), _CURVE_IMAGES))
+    own = np.arange(len(labels)) if subject.chosen is None else subject.chosen
+    some = np.sort(data_order(0, 0, len(labels))[:_CURVE_IMAGES])
     with progress_bar("attacking", len(labels), "images") as advance:
         errors = attack_errors(
-            subject.network, images, labels, batch_size, seed=options.seed, advance=advance
+            subject.network,
+            images,
+            labels,
+            batch_size,
+            seed=options.seed,
+            numbers=own,
+            advance=advance,
         )
-    with progress_bar("attacking at several distances", len(labels[some]), "images") as advance:
+    with progress_bar("attacking at several distances", len(some), "images") as advance:
         curve = attack_errors(
             subject.network,
             images[some],
             labels[some],
-            min(batch_size, len(labels[some])),
+            min(batch_size, len(some)),
             attacks=CURVE,
             seed=options.seed,
+            numbers=own[some],
             advance=advance,
         )
     numbers: dict[str, Any] = {
         "errors": errors,
-        "curve": {"images": len(labels[some]), **error_curve(curve)},
+        "curve": {"images": len(some), **error_curve(curve)},
     }
     title = subject.trained.config.method.name
     return numbers, robustness_curves.draw_errors(stem, {title: numbers["curve"]})
@@ -53,4 +64,4 @@ def rows(numbers: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-SUITE = Suite("attacks", lambda options: {"seed": options.seed}, measure, rows)
+SUITE = Suite("attacks", lambda subject, options: {"seed": options.seed}, measure, rows)

@@ -5,15 +5,19 @@ from typing import Any
 
 from automix_jax.evaluate import calibration
 from automix_jax.report import reliability
-from automix_jax.report.suites.base import Options, Subject, Suite, predict, test_logits
+from automix_jax.report.suites.base import Options, Subject, Suite, clean_logits, predict
 
 
 def measure(
     subject: Subject, options: Options, batch_size: int, stem: Path
 ) -> tuple[dict[str, Any], list[Path]]:
     """All measures of calibration, and again after temperature scaling where it can be fitted."""
-    logits, labels = test_logits(subject, batch_size), subject.labels
-    numbers: dict[str, Any] = {"measured": calibration.measure(logits, labels), "temperature": None}
+    logits, labels = clean_logits(subject, batch_size), subject.labels
+    numbers: dict[str, Any] = {
+        "measured": calibration.measure(logits, labels),
+        "temperature": None,
+        "asked": options.temperature,
+    }
     fitted_to = _fitting(subject, options, batch_size)
     if fitted_to is not None:
         temperature = calibration.fit_temperature(*fitted_to)
@@ -35,7 +39,7 @@ def measure(
 def _fitting(subject: Subject, options: Options, batch_size: int) -> tuple[Any, Any] | None:
     """The logits and labels that the temperature is fitted to."""
     if options.temperature == "test":
-        return test_logits(subject, batch_size), subject.labels
+        return clean_logits(subject, batch_size), subject.labels
     images, labels = subject.held_out
     if options.temperature == "none" or not len(labels):
         return None
@@ -46,21 +50,22 @@ def rows(numbers: dict[str, Any]) -> list[tuple[str, str]]:
     """For people, in percent."""
     measured = numbers["measured"]
     gap = 100 * measured["gap_15"]
-    side = "over" if gap > 0 else "under"
+    side = f": {'over' if gap > 0 else 'under'}-confident" if gap else ""
     shown = [
         ("ECE, 15 / 10 bins [%]", _percent(measured, "ece")),
         ("MCE, 15 / 10 bins [%]", _percent(measured, "mce")),
         ("RMSCE, 15 / 10 bins [%]", _percent(measured, "rmsce")),
         ("adaptive ECE, 15 / 10 groups [%]", _percent(measured, "adaptive_ece")),
         ("class-wise ECE, 15 / 10 bins [%]", _percent(measured, "classwise_ece")),
-        ("confidence less accuracy [%]", f"{gap:+.2f}: {side}-confident"),
+        ("confidence less accuracy [%]", f"{gap:+.2f}{side}"),
         ("NLL", f"{measured['nll']:.4f}"),
         ("Brier score, from 0 to 2", f"{measured['brier']:.4f}"),
         ('OpenMixup\'s "ECE", which is none [%]', _percent(measured, "openmixup_legacy")),
     ]
     found = numbers["temperature"]
     if found is None:
-        return [*shown, ("temperature", "not fitted: no images were held out of training")]
+        why = "" if numbers["asked"] == "none" else ": no images were held out of training"
+        return [*shown, ("temperature", f"not fitted{why}")]
     source = (
         "the test images: too good to be true"
         if found["fitted_to"] == "test"
@@ -82,7 +87,7 @@ def _percent(measured: dict[str, Any], name: str) -> str:
 
 SUITE = Suite(
     "calibration",
-    lambda options: {"temperature": options.temperature},
+    lambda subject, options: {"temperature": options.temperature},
     measure,
     rows,
 )

@@ -1,5 +1,6 @@
 """How well the network's score maps box the object (the paper's section 4.4, Table 6)."""
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from automix_jax.data.order import data_order
 from automix_jax.data.progress import progress_bar
 from automix_jax.data.records import Records
 from automix_jax.errors import ConfigError
-from automix_jax.evaluate.cam import default_method, make_cam
+from automix_jax.evaluate.cam import default_layer, default_method, make_cam, spatial_layers
 from automix_jax.evaluate.localization.annotations import ImageBoxes, read_boxes
 from automix_jax.evaluate.localization.images import localization_images
 from automix_jax.evaluate.localization.matching import fit_boxes, match_boxes
@@ -150,13 +151,38 @@ def rows(numbers: dict[str, Any]) -> list[tuple[str, str]]:
 
 def check(subject: Subject, options: Options) -> None:
     """All images have to have boxes, and the network the maps."""
+    height, width, channels = subject.images.shape[1:]
+    if height != width:
+        raise ConfigError(
+            f"the suite localization squeezes images to squares, but the network reads {height} x"
+            f" {width}: leave it out of --suite."
+        )
     make_cam(subject.network, options.cam)
+    layer = default_layer(subject.network)
+    if layer not in spatial_layers(subject.network, (height, width, channels)):
+        raise ConfigError(
+            f"the suite localization needs a map with positions, but {layer} of"
+            f" {subject.trained.config.model.name} has one alone for images of {height} x {width}:"
+            " leave it out of --suite."
+        )
     _boxed(subject, options)
+
+
+def asks(subject: Subject, options: Options) -> dict[str, Any]:
+    """The boxes, whichever file they are from, and the method."""
+    digest = hashlib.sha256()
+    if options.boxes is not None:
+        for name, boxes in sorted(read_boxes(options.boxes).items()):
+            digest.update(f"{name} {boxes.corners.tolist()}".encode())
+    return {
+        "boxes": digest.hexdigest()[:16],
+        "cam": options.cam or default_method(subject.network),
+    }
 
 
 SUITE = Suite(
     "localization",
-    lambda options: {"boxes": str(options.boxes), "cam": options.cam},
+    asks,
     measure,
     rows,
     check,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from automix_jax.data.progress import progress_bar
+from automix_jax.errors import ConfigError
 from automix_jax.report import mixed_charts
 from automix_jax.report.mixed import mixed_accuracy, settle
 from automix_jax.report.suites.base import Options, Subject, Suite
@@ -41,18 +42,22 @@ def rows(numbers: dict[str, Any]) -> list[tuple[str, str]]:
         mask = numbers["methods"]["automix"]["beta"]
         about = f"{mask['mask_deviation']:.3f}; deviation of pixels {mask['mask_std']:.3f}"
         shown.append(("automix: |mean of the mask - λ|", about))
+    if numbers["left_out"]:
+        shown.append(("left out, for reasons in the JSON", ", ".join(numbers["left_out"])))
     pairs, alpha = f"{numbers['pairs']:,}", f"{numbers['alpha']:g}"
     return [("pairs, and their ratios", f"{pairs}, Beta({alpha}, {alpha})"), *shown]
 
 
 def check(subject: Subject, options: Options) -> None:
-    """The methods have to be known, and the run to have what they look at."""
+    """The methods have to be known, the run to have what they look at, and images a partner."""
+    if len(subject.labels) < 2:
+        raise ConfigError("the suite mixed takes two or more test images: raise --limit.")
     settle(options.methods, subject.restored)
 
 
 SUITE = Suite(
     "mixed",
-    lambda options: {"methods": options.methods, "seed": options.seed},
+    lambda subject, options: {"methods": options.methods, "seed": options.seed},
     measure,
     rows,
     check,
