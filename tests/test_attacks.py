@@ -298,3 +298,14 @@ def test_chart(tmp_path, monkeypatch):
     assert len({line.get_color() for line in panel.lines}) == 2
     legend = [text.get_text() for text in panel.get_legend().get_texts()]
     assert legend[:2] == ["automix: PGD, 10 steps", "automix: FGSM"]
+
+
+def test_strengths_of_the_attacks():
+    """The usual ones: distance and step in levels of 255, steps, and whether a start is drawn."""
+    found = {
+        name: (round(255 * a.epsilon), round(255 * a.step_size, 6), a.steps, a.random)
+        for name, a in (attacks.ATTACKS | attacks.CURVE).items()
+    }
+    assert found["fgsm_8"] == (8, 8, 1, False)
+    assert found["pgd10_8"] == (8, 2, 10, True) and found["pgd20_8"] == (8, 2, 20, True)
+    assert found["pgd20_4"] == (4, 2, 20, True) and found["pgd10_16"] == (16, 4, 10, True)

@@ -217,6 +217,36 @@ def test_the_weights_lie_beside_the_configuration(folder, script, trials):
     assert script.settings(args, 2).MODEL.WEIGHTS == "output/other.pth"
 
 
+class OfPyTorch(np.ndarray):
+    """An array that is asked for what a tensor is."""
+
+    def cpu(self):
+        return np.asarray(self)
+
+
+@pytest.mark.parametrize("damage", ["none", "missing", "other numbers"])
+def test_no_start_from_a_part_of_the_weights(folder, script, damage):
+    """Detectron2 itself warns, and begins from random numbers."""
+    weights = folder / "resnet50.detectron2.pkl"
+    state = {f"backbone.{name}": x.copy().view(OfPyTorch) for name, x in script.arrays(weights)}
+    name = "backbone.res4.2.conv2.weight"
+    if damage == "missing":
+        del state[name]
+    elif damage == "other numbers":
+        state[name][0, 0] += 1
+    script.torch = types.SimpleNamespace(equal=np.array_equal, from_numpy=lambda array: array)
+    trainer = script.Trainer()
+    trainer.cfg = types.SimpleNamespace(MODEL=types.SimpleNamespace(WEIGHTS=str(weights)))
+    trainer.start_iter = 0
+    trainer.model = types.SimpleNamespace(state_dict=lambda: state)
+    script.DefaultTrainer.resume_or_load = lambda self, resume: None
+    if damage == "none":
+        trainer.resume_or_load()
+    else:
+        with pytest.raises(ValueError, match=r"did not take res4\.2\.conv2\.weight$"):
+            trainer.resume_or_load()
+
+
 def test_the_summary_of_trials(script):
     values = [82.1, 82.4, 82.6, 82.5, 82.4]
     results = [{"bbox": {"AP50": value, "AP": value - 25, "AP75": 60.0}} for value in values]

@@ -5,6 +5,7 @@ import pytest
 
 from automix_jax.config import default_config
 from automix_jax.data import load_dataset, open_dataset
+from automix_jax.data.dataset import Dataset, Split
 from automix_jax.data.hold_out import hold_out_images, hold_out_records
 from automix_jax.errors import ConfigError
 from automix_jax.train.build import make_mesh
@@ -46,6 +47,13 @@ def test_the_same_from_memory_and_from_a_stream(path):
         assert len(split.labels) == len(examples)
         for i in range(len(examples)):
             np.testing.assert_array_equal(split.images[i], examples[i].image)
+
+
+def test_always_the_same():
+    """Or a temperature would be fitted to images that a run of before was trained on."""
+    arrays = Split(np.zeros((1000, 1, 1, 3), np.uint8), np.arange(1000, dtype=np.int32))
+    _, taken = hold_out_images(Dataset("numbers", arrays, arrays, tuple("ab")), 5)
+    assert taken.labels.tolist() == [134, 293, 526, 732, 958]
 
 
 def test_none_leaves_the_data_as_it_is(path):
