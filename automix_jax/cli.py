@@ -8,13 +8,10 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from automix_jax import commands, recipes
 from automix_jax import config as config_lib
-from automix_jax.config_commands import configs
-from automix_jax.data_commands import data
+from automix_jax import recipes
+from automix_jax.commands import COMMANDS
 from automix_jax.errors import AutoMixError, ConfigError, Stopped, did_you_mean
-from automix_jax.evaluate_commands import evaluate
-from automix_jax.visualize_commands import visualize
 
 _TRAIN_HELP = """\
 Trains a classifier, with AutoMix or a plain mixup, or goes on with the run of a folder.
@@ -67,13 +64,6 @@ automix COMMAND [ARGUMENTS]
 `automix COMMAND --help` says more.
 """
 INTERRUPTED = 130
-COMMANDS = {
-    "configs": configs,
-    "data": data,
-    **commands.COMMANDS,
-    "evaluate": evaluate,
-    "visualize": visualize,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from automix_jax.commands.configs import configs, find_folder
 from automix_jax.config import fields
-from automix_jax.config_commands import configs, find_folder
 from automix_jax.errors import ConfigError
 from automix_jax.recipes import load_cells
 from tests.runs import ROOT

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from automix_jax import data_commands
+from automix_jax.commands import data
 from automix_jax.data import list_datasets, load_dataset, open_dataset
 from automix_jax.data.bad_records import BadRecords, bad_limit, printable
 from automix_jax.data.check import check
@@ -420,7 +420,7 @@ def test_bad_limit():
 
 
 def run(capsys, *arguments):
-    code = data_commands.data(["check", *map(str, arguments)])
+    code = data(["check", *map(str, arguments)])
     captured = capsys.readouterr()
     assert captured.err == ""
     return code, captured.out
@@ -610,12 +610,12 @@ def test_check_writes_json_and_shows_twenty(tmp_path, capsys):
 def test_check_refuses_wrong_arguments(tmp_path, capsys):
     root = write_folder(tmp_path / "data", {"train/cat": 2, "test/cat": 1})
     with pytest.raises(ConfigError, match=r"no folder .*none: make it first"):
-        data_commands.data(["check", str(root), f"--json={tmp_path}/none/a.json"])
+        data(["check", str(root), f"--json={tmp_path}/none/a.json"])
     with pytest.raises(ConfigError, match=r"see automix data check --help"):
-        data_commands.data(["check"])
+        data(["check"])
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"bad_records.jsonl is not to be touched: choose anoth"):
-        data_commands.data(["check", str(root), f"--json={tmp_path}/a.json"])
+        data(["check", str(root), f"--json={tmp_path}/a.json"])
     code, text = run(capsys, root, "--name=flowers")
     assert code == 64
     assert 'unknown dataset "flowers"' in text
@@ -623,7 +623,7 @@ def test_check_refuses_wrong_arguments(tmp_path, capsys):
 
 def test_check_help_teaches(capsys):
     with pytest.raises(SystemExit) as done:
-        data_commands.data(["check", "--help"])
+        data(["check", "--help"])
     text = capsys.readouterr().out
     assert done.value.code == 0
     for part in ("automix data check photos", "--deep", "Exit codes: 0 nothing is wrong", "tfds"):
@@ -674,7 +674,7 @@ def test_check_reads_images_in_threads(tmp_path, monkeypatch):
 def test_check_shows_the_first_of_many_faults(tmp_path, capsys):
     rows = "\n".join(["path,label,split", *(f"{n}.png,cat,training" for n in range(60))])
     path = write_csv(tmp_path, rows)
-    assert data_commands.data(["check", str(path), f"--json={tmp_path / 'report.json'}"]) == 64
+    assert data(["check", str(path), f"--json={tmp_path / 'report.json'}"]) == 64
     shown = capsys.readouterr().out.splitlines()
     assert len([line for line in shown if line.startswith("fault: ")]) == 20
     findings = json.loads((tmp_path / "report.json").read_text())["findings"]

@@ -304,7 +304,7 @@ def test_command_with_a_run(run, tmp_path, capsys):
         (("--size=0",), 2, ["--size is 0", "1 or more"]),
         (("--seed=-1",), 2, ["--seed is -1"]),
         ((f"--seed={2**32}",), 2, ["--seed is 4294967296", "below"]),
-        (("--run=nowhere",), 66, ["nowhere", "config.json"]),
+        (("--run=nowhere",), 66, ["no folder nowhere"]),
         (("--data=nowhere",), 64, ["nowhere is neither", "fashion_mnist_sample"]),
         (("--data=npz:nowhere.npz",), 64, ["nowhere.npz"]),
         (("--data=folder:nowhere",), 64, ["nowhere", "no pictures"]),

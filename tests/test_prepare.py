@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from automix_jax.commands import data
 from automix_jax.data import load_dataset
 from automix_jax.data import prepare as prepare_lib
 from automix_jax.data.check import check
@@ -25,7 +26,6 @@ from automix_jax.data.prepare import archives, list_preparers, prepare, writer
 from automix_jax.data.prepare.manifest import Manifest, shard_path
 from automix_jax.data.prepare.parts import Content, Item
 from automix_jax.data.sources.prepared import open_prepared, open_tfds
-from automix_jax.data_commands import data
 from automix_jax.errors import ConfigError, DataError
 from tests.miniatures import (
     NAMES,

@@ -284,7 +284,7 @@ def test_cells():
         (["sweep", RECIPE], 2, "required: --out"),
         (["sweep", RECIPE, f"--out={RECIPE}"], 2, "which cannot be a folder (File exists)"),
         (["sweep", RECIPE, "--out=x", "--config.epoch=1"], 2, "config.epoch is not a field"),
-        (["supermix", "nowhere", "--out=x.npz"], 66, "nowhere has no config.json"),
+        (["supermix", "nowhere", "--out=x.npz"], 66, "there is no folder nowhere"),
         (["supermix", "nowhere", "--out=x.npz", "--rounds=0"], 2, "--rounds is 0: it must be 1"),
         (["supermix", "nowhere", "--out=x.npz", "--batch-size=1"], 2, "--batch-size is 1: it must"),
         (["supermix", "nowhere", "--out=x.npz", "--seed=-1"], 2, "--seed is -1: it must be 0"),

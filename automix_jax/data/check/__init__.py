@@ -62,7 +62,7 @@ def check_command(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: for arguments that cannot be used.
     """
-    from automix_jax.commands import Parser
+    from automix_jax.commands.base import Parser
 
     parser = Parser("data check", _HELP)
     add = parser.add_argument

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 import automix_jax
 from automix_jax import config as config_lib
-from automix_jax.commands import Parser
+from automix_jax.commands.base import Parser
 from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.recipes import Cell, load_cells, load_config, override
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from automix_jax.commands import Command, Parser, check_file, check_least, run_one_of
+from automix_jax.commands.base import Command, Parser, check_file, check_least, run_one_of
 from automix_jax.errors import ConfigError
 
 _HELP = """\

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from automix_jax.commands import Parser, check_least
+from automix_jax.commands.base import Parser, check_least
 from automix_jax.errors import ConfigError, DataError
 
 _CORRUPT_HELP = """\

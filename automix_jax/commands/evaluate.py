@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from automix_jax.commands import Parser, check_least
+from automix_jax.commands.base import Parser, check_least
 from automix_jax.errors import AutoMixError, ConfigError
 
 _HELP = """\

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from automix_jax.commands import Command, Parser, run_one_of
-from automix_jax.corrupt_commands import corrupt_command, verify_command
+from automix_jax.commands.base import Command, Parser, run_one_of
+from automix_jax.commands.corrupt import corrupt_command, verify_command
 
 _HELP = """\
 automix data COMMAND [ARGUMENTS]
