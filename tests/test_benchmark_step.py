@@ -34,6 +34,7 @@ def benchmark() -> types.ModuleType:
     return module
 
 
+@pytest.mark.long
 def test_report(benchmark, tmp_path, capsys) -> None:
     """Every documented number is there, and AutoMix costs the FLOPs that it should."""
     out = tmp_path / "step.json"

@@ -481,7 +481,7 @@ def test_command_with_photos(place, tmp_path, monkeypatch):
         (("--run=RUN", "--pairs=1"), 2, ["--pairs is 1", "2 or more"]),
         (("--run=RUN", "--lam=1.5"), 2, ["--lam is 1.5"]),
         (("--run=RUN", "--method=eigencam"), 2, ["eigencam", "layercam"]),
-        (("--run=RUN",), 66, ["RUN", "config.json"]),
+        (("--run=RUN",), 66, ["there is no folder RUN"]),
         ((*WEIGHTS, "--size=4"), 2, ["'stage3' has one position", "4 x 4"]),
         ((*WEIGHTS, "--layer=stage1"), 2, ["stage1", "gradcam"]),
         ((*WEIGHTS, "--size=16", "--method=layercam", "--layer=stage5"), 2, ["'stage5'"]),

@@ -202,6 +202,7 @@ def test_order_of_the_batch(method, options):
     np.testing.assert_array_equal(moved.info["perm"], place[mixed.info["perm"][order]])
 
 
+@pytest.mark.long
 def test_groups_and_devices():
     """All methods in one program: eight groups under vmap, one by one, and on eight devices."""
     shape = (8 * 3, 8, 8, 3, "float32")

@@ -44,6 +44,24 @@ def test_files_that_the_readme_names_exist():
         assert (ROOT / link).exists(), link
 
 
+def anchors(page):
+    """What can be linked to in a page, as GitHub names its headings."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if re.match(r"\w+:", link):  # another site
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
 def test_mixups_page():
     """The blocks of the page build on each other."""
     namespace: dict = {}

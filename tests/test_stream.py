@@ -78,6 +78,7 @@ def test_unreadable_images_are_listed(uninterrupted):
     assert bad["name"].endswith("dusk/3.jpg") and "cannot read the image" in bad["reason"]
 
 
+@pytest.mark.long
 def test_killed_and_resumed_with_other_workers_ends_with_the_same_bits(place, uninterrupted):
     first = arguments(place, "killed", "--config.run.workers=2")
     then = arguments(place, "killed", "--config.run.workers=1")

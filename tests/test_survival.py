@@ -377,6 +377,7 @@ def test_before_the_first_checkpoint_a_run_goes_back_to_its_start(nan_at):
     assert summary["rollbacks"] == [{"from": 6, "to": 0}]
 
 
+@pytest.mark.long
 def test_what_does_not_end_stops_the_run(poisoned, monkeypatch):
     """Fifty steps, of which the first three lead back and the next three to the end."""
     monkeypatch.setattr(build_lib, "normalize", fragile)
@@ -534,7 +535,9 @@ def test_batches_in_which_nothing_can_be_paired_are_refused(run, batch_size):
         run("few", batch_size=batch_size)
 
 
-@pytest.mark.parametrize("kind", ["odd", "one class a batch", "one image"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("odd", marks=pytest.mark.long), "one class a batch", "one image"]
+)
 def test_odd_batches(place, kind):
     """Batches of seven, the last of which and that of the test images are not whole."""
     rng = np.random.default_rng(0)
