@@ -130,7 +130,7 @@ def _draw_curves(score: LocalizationScore, numbers: dict[str, Any], stem: Path) 
     panel.set_ylim(0, 100)
     panel.set_xlabel("threshold, as share of a map's greatest value (dotted: best centred square)")
     panel.set_ylabel("images boxed right [%]")
-    panel.legend()
+    panel.legend(frameon=False)
     return save_figure(figure, stem)
 
 
