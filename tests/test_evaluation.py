@@ -431,6 +431,15 @@ def test_half_the_batch_where_memory_runs_out(subject, tmp_path):
         evaluation.evaluate(subject, suite, Options(again=True), tmp_path, batch_size=5)
 
 
+def test_not_even_one_image_fits(subject, tmp_path):
+    def measure(*args, **kw):
+        raise MemoryError
+
+    suite = accuracy.SUITE._replace(measure=measure)
+    with pytest.raises(MemoryLimitError, match="does not suffice for one image at a time"):
+        evaluation.evaluate(subject, suite, Options(), tmp_path)
+
+
 @pytest.mark.parametrize("size", [1, 3, 7, 20])
 def test_no_number_depends_on_the_batch_size(subject, size):
     np.testing.assert_allclose(

@@ -220,7 +220,12 @@ def _in_batches(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            if settled or size == 1:
+            if size == 1:
+                raise MemoryLimitError(
+                    "memory does not suffice for one image at a time: give a smaller --limit, or a"
+                    " machine with more."
+                ) from error
+            if settled:
                 raise MemoryLimitError(
                     f"memory does not suffice for {size} images at once: give a smaller"
                     " --batch-size."

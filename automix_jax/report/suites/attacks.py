@@ -26,7 +26,6 @@ def measure(
 ) -> tuple[dict[str, Any], list[Path]]:
     """Errors under FGSM and PGD, and on some of the images by the distance."""
     images, labels = subject.images, subject.labels
-    own = np.arange(len(labels)) if subject.chosen is None else subject.chosen
     some = np.sort(data_order(0, 0, len(labels))[:_CURVE_IMAGES])
     with progress_bar("attacking", len(labels), "images") as advance:
         errors = attack_errors(
@@ -35,7 +34,7 @@ def measure(
             labels,
             batch_size,
             seed=options.seed,
-            numbers=own,
+            numbers=subject.numbers,
             advance=advance,
         )
     with progress_bar("attacking at several distances", len(some), "images") as advance:
@@ -46,7 +45,7 @@ def measure(
             min(batch_size, len(some)),
             attacks=CURVE,
             seed=options.seed,
-            numbers=own[some],
+            numbers=subject.numbers[some],
             advance=advance,
         )
     numbers: dict[str, Any] = {
@@ -58,10 +57,11 @@ def measure(
 
 
 def rows(numbers: dict[str, Any]) -> list[tuple[str, str]]:
-    """For people: FGSM alone says too much for networks that hide their gradients."""
-    return [
+    """For people."""
+    errors = [
         (f"error, {_LABELS[name]} [%]", f"{value:.2f}") for name, value in numbers["errors"].items()
     ]
+    return [*errors, ("note", "FGSM alone flatters a network that hides its gradients")]
 
 
 SUITE = Suite("attacks", lambda subject, options: {"seed": options.seed}, measure, rows)

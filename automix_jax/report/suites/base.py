@@ -77,6 +77,11 @@ class Subject:
         return "_".join(filter(None, (self.trained.network, self.trained.head, self.part)))
 
     @property
+    def numbers(self) -> Int[np.ndarray, " n"]:
+        """Of the images in the test split."""
+        return np.arange(len(self.labels)) if self.chosen is None else self.chosen
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Of the K classes."""
         return self.trained.facts.class_names

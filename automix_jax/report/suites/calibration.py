@@ -40,8 +40,10 @@ def _fitting(subject: Subject, options: Options, batch_size: int) -> tuple[Any, 
     """The logits and labels that the temperature is fitted to."""
     if options.temperature == "test":
         return clean_logits(subject, batch_size), subject.labels
+    if options.temperature == "none":
+        return None
     images, labels = subject.held_out
-    if options.temperature == "none" or not len(labels):
+    if not len(labels):
         return None
     return predict(subject, images, batch_size, "classifying held-out images"), labels
 

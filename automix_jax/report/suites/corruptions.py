@@ -37,7 +37,7 @@ def measure(
         images = corrupted.count(corrupted.names[0], corrupted.severities[0])
     right = clean_logits(subject, batch_size).argmax(-1) == subject.labels
     if isinstance(corrupted, ArraySet):  # which may be of some of the test images alone
-        right = right[np.isin(_numbers(subject), corrupted.rows)]
+        right = right[np.isin(subject.numbers, corrupted.rows)]
     alexnet = isinstance(corrupted, FolderSet) and (
         (len(subject.class_names), subject.images.shape[1]) == _IMAGENET
     )
@@ -55,11 +55,6 @@ def measure(
         corruption_charts.draw_sheet(sheet, subject.images[0], seed=options.seed)
         pictures.append(sheet)
     return numbers, pictures
-
-
-def _numbers(subject: Subject) -> np.ndarray:
-    """The numbers of the subject's images in the test split."""
-    return np.arange(len(subject.labels)) if subject.chosen is None else subject.chosen
 
 
 @contextlib.contextmanager
