@@ -6,7 +6,7 @@ other, whose mask is a constant, trains the student (Eq. 8).
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.struct
 import jax
@@ -21,6 +21,7 @@ from automix_jax.models.classifier import Classifier
 from automix_jax.objective import Frozen, Outcome, accuracy, flatten_perm, forward
 
 stop_gradient = jax.lax.stop_gradient
+_CLEAN = ("loss_clean", "accuracy_clean")
 
 
 @flax.struct.dataclass
@@ -51,6 +52,7 @@ class AutoMix:
             or stops at `layer`. Training is identical; only the running statistics of the
             teacher's last layers differ.
         criterion: the loss of clean and of mixed images, the student's and the teacher's.
+        clean: whether the student learns the clean images too (the CE of Table 8).
         generates: says for a step whether the teacher reads MixBlock's mixed images. Where it does
             not, which saves that pass and its gradient, the loss of generation is 0 and MixBlock
             follows the mask loss alone. None: in every step.
@@ -66,18 +68,15 @@ class AutoMix:
     alpha: float = 2.0
     lam_margin: float = 0.08
     full_forward: bool = False
+    clean: bool = True
     criterion: Classification = CROSS_ENTROPY
     generates: Callable[[Int[Array, ""]], Bool[Array, ""]] | None = None
 
-    metric_names: ClassVar = (
-        "loss",
-        "loss_clean",
-        "loss_mix",
-        "loss_generate",
-        "loss_mask",
-        "accuracy_clean",
-        "mask_dropped",
-    )
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics in its outcome."""
+        names = ("loss", "loss_mix", "loss_generate", "loss_mask", "mask_dropped")
+        return (*names, *_CLEAN) if self.clean else names
 
     def draw(self, rngs: Key[Array, " g"], group_size: int) -> AutoMixDraws:
         """Draws ratios and partners for groups of the batch, one key [g] each."""
@@ -160,29 +159,30 @@ class AutoMix:
 
         # Classification: the student learns clean and mixed images, each with its own head.
         student_mixed = mix_images(images, student_mask_used, perm_student)
-        clean_logits, _, student_stats = forward(
-            self.model, params["student"], frozen.student_stats, images, draws.rngs[:, 2]
-        )
+        student_stats, seen_clean = frozen.student_stats, {}
+        if self.clean:
+            clean_logits, _, student_stats = forward(
+                self.model, params["student"], student_stats, images, draws.rngs[:, 2]
+            )
+            seen_clean = self._learn_clean(clean_logits, labels)
         mixed_logits, _, student_stats = forward(
             self.model, params["student"], student_stats, student_mixed, draws.rngs[:, 3]
         )
-        loss_clean = self.criterion(clean_logits["clean"], labels)
         targets = mix_labels(labels, labels[perm_student], lam_student, num_classes)
         loss_mix = self.criterion(mixed_logits["mix"], targets)
 
         weighted_mask = self.mask_weight(step) * loss_mask
-        total = loss_clean + loss_mix + loss_generate + weighted_mask
+        total = seen_clean.get("loss_clean", 0.0) + loss_mix + loss_generate + weighted_mask
         return total, Outcome(
             student_stats=student_stats,
             teacher_stats=teacher_stats,
             metrics={
                 "loss": total,
-                "loss_clean": loss_clean,
                 "loss_mix": loss_mix,
                 "loss_generate": loss_generate,
                 "loss_mask": loss_mask,
-                "accuracy_clean": accuracy(clean_logits["clean"], labels),
                 "mask_dropped": dropped.mean(dtype=loss_mask.dtype),
+                **seen_clean,
             },
             intermediates={
                 "features": features[self.layer],
@@ -192,6 +192,13 @@ class AutoMix:
                 "student_mixed": student_mixed,
             },
         )
+
+    def _learn_clean(self, logits: dict[str, Array], labels: Array) -> dict[str, Array]:
+        """The metrics of clean images; the loss is one of them."""
+        return {
+            "loss_clean": self.criterion(logits["clean"], labels),
+            "accuracy_clean": accuracy(logits["clean"], labels),
+        }
 
     def _mask_loss(self, mask: Array, lam: Array) -> tuple[Array, Array]:
         """The mask loss of a group, 0 where it is not finite, and whether it was dropped so."""
@@ -209,3 +216,65 @@ class AutoMix:
         # The gradient of what is not selected is 0 times a derivative, which may be infinite: with
         # the mask itself cut off from it, no product of the two reaches MixBlock.
         return jnp.where(dropped, 0.0, loss(jnp.where(dropped, 0.5, mask))), dropped
+
+
+class JointAutoMix(AutoMix):
+    """AutoMix without its momentum pipeline: one network is student and encoder ("none", Table 8).
+
+    The student's own features go to MixBlock, its loss on the mixed images trains both, and the
+    gradients run through mask and features into both, entangled. There is no teacher. The paper
+    does not define this row; here it is Eq. 3 with one mixed batch, and with the mask loss.
+    """
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics in its outcome."""
+        return tuple(name for name in super().metric_names if name != "loss_generate")
+
+    def loss(
+        self,
+        params: PyTree,
+        frozen: Frozen,
+        images: Float[Array, "b h w c"],
+        labels: Int[Array, " b"],
+        draws: AutoMixDraws,
+        step: Int[Array, ""],
+    ) -> tuple[Float[Array, ""], Outcome]:
+        """Returns the sum of the losses, all of which reach the student; see `AutoMix.loss`."""
+        groups, group_size = draws.perm_mixblock.shape
+        lam = jnp.repeat(draws.lam_mixblock, group_size)  # [B]
+        perm = flatten_perm(draws.perm_mixblock)
+        student, stats = params["student"], frozen.student_stats
+        stop_at = None if self.clean else self.layer
+        clean_logits, features, stats = forward(
+            self.model, student, stats, images, draws.rngs[:, 2], stop_at
+        )
+        mask: Any = self.mixblock.apply(
+            {"params": params["mixblock"]},
+            features[self.layer],
+            lam,
+            perm,
+            image_size=(images.shape[1], images.shape[2]),
+        )
+        mixed = mix_images(images, mask, perm)
+        mixed_logits, _, stats = forward(self.model, student, stats, mixed, draws.rngs[:, 3])
+        targets = mix_labels(labels, labels[perm], lam, self.model.num_classes)
+        loss_mix = self.criterion(mixed_logits["mix"], targets)
+        losses_mask, dropped = jax.vmap(self._mask_loss)(
+            mask.reshape(groups, group_size, *mask.shape[1:]), draws.lam_mixblock
+        )
+        loss_mask = losses_mask.mean()
+        seen_clean = self._learn_clean(clean_logits, labels) if self.clean else {}
+        total = loss_mix + self.mask_weight(step) * loss_mask + seen_clean.get("loss_clean", 0.0)
+        return total, Outcome(
+            student_stats=stats,
+            teacher_stats=frozen.teacher_stats,
+            metrics={
+                "loss": total,
+                "loss_mix": loss_mix,
+                "loss_mask": loss_mask,
+                "mask_dropped": dropped.mean(dtype=loss_mask.dtype),
+                **seen_clean,
+            },
+            intermediates={"features": features[self.layer], "mask": mask, "mixed": mixed},
+        )

@@ -77,8 +77,11 @@ def default_config() -> ConfigDict:
     config.method.name = "automix"
     config.method.alpha = 2.0  # ratios come from Beta(alpha, alpha)
     config.method.lam_margin = 0.08  # a student's ratio this close to 0 or 1 gets plain MixUp
-    # Weight of the clean images' loss in the pass that shows a mixup their saliency; at 0 that pass
-    # reads running statistics and trains nothing.
+    # Whether AutoMix's student learns the clean images too, with a classifier of their own.
+    config.method.clean_branch = True
+    # Weight of the clean images' loss, which a mixup's network learns beside its mixed images. The
+    # pass is the one that shows some mixups the saliency; at 0 that reads running statistics and
+    # trains nothing.
     config.method.clean_weight = 0.0
     config.method.jsd_weight = 12.0  # of AugMix's divergence
     # Share of the steps in which AutoMix's teacher reads mixed images, to train MixBlock.
@@ -113,7 +116,9 @@ def default_config() -> ConfigDict:
     config.mask_loss.per_sample = True
 
     config.teacher = ConfigDict()
-    config.teacher.enabled = True  # AutoMix needs one; another method may have one to evaluate
+    # Without one AutoMix's student is MixBlock's encoder itself, their gradients entangled. Another
+    # method may have one to be evaluated.
+    config.teacher.enabled = True
     config.teacher.momentum = 0.999
     config.teacher.momentum_end = 1.0
     config.teacher.hold = 0.0  # share of the run before the momentum starts to rise
@@ -178,7 +183,8 @@ def layer(config: ConfigDict) -> str:
 
 def heads(config: ConfigDict) -> tuple[str, ...]:
     """The heads of the networks of a method."""
-    return ("mix", "clean") if config.method.name == "automix" else ("mix",)
+    clean = config.method.name == "automix" and config.method.clean_branch
+    return ("mix", "clean") if clean else ("mix",)
 
 
 def evaluated(config: ConfigDict) -> tuple[str, ...]:

@@ -35,9 +35,9 @@ class MixupTraining(_KeysForDraws):
         model: the student, with head "mix".
         mix: the mixup.
         saliency: whether the mixup looks at the gradient of the clean images' loss.
-        clean_weight: weight at which that loss is trained too. Above 0 the pass that gives the
-            saliency is one of training (Co-Mixup); at 0 it reads running statistics, drops nothing
-            and trains nothing (PuzzleMix).
+        clean_weight: weight at which the clean images' loss is trained too (Co-Mixup; the CE of
+            Table 8). Above 0 the pass that gives the saliency is one of training; at 0 it reads
+            running statistics, drops nothing and trains nothing (PuzzleMix).
         guide: the pretrained network whose attention the mixup looks at, or None.
         criterion: the loss of clean and of mixed images.
     """
@@ -68,13 +68,16 @@ class MixupTraining(_KeysForDraws):
         student, stats = params["student"], frozen.student_stats
         rngs = jax.vmap(lambda rng: jax.random.split(rng, 3))(draws)  # [g, 3]
         loss_clean = None
-        if self.clean_weight:
+        if self.clean_weight and self.saliency:
             loss_clean, saliency, stats = self._clean_pass(
                 student, stats, images, labels, rngs[:, 2]
             )
             seen = {"saliency": saliency}
         else:
             seen = self.look(params, frozen, images, labels, len(draws))
+        if self.clean_weight and not self.saliency:
+            logits, _, stats = forward(self.model, student, stats, images, rngs[:, 2])
+            loss_clean = self.criterion(logits["mix"], labels)
 
         mixed = self._mix(rngs[:, 0], images, labels, seen)
         mixed_images = mixed.images.reshape(images.shape)

@@ -249,10 +249,11 @@ def _check_batch(config: ConfigDict, num_devices: int) -> None:
 
 
 def _check_method(config: ConfigDict) -> None:
-    if config.method.name == "automix" and not config.teacher.enabled:
+    alone = config.method.name == "automix" and not config.teacher.enabled
+    if alone and config.method.generate_share < 1:
         raise ConfigError(
-            "config.teacher.enabled is False, but automix trains MixBlock through the teacher: set"
-            " it to True or choose another config.method.name."
+            f"config.method.generate_share is {config.method.generate_share}, but without a teacher"
+            " (config.teacher.enabled) the student trains MixBlock, in every step: set it to 1."
         )
     _check_mixup(config)
     if config.eval.headline not in evaluated(config):
@@ -272,6 +273,11 @@ def _check_mixup(config: ConfigDict) -> None:
                 " method by method= after the recipe's name, which also sets its options."
             )
     if name == "automix":
+        if config.method.clean_weight:
+            raise ConfigError(
+                f"config.method.clean_weight is {config.method.clean_weight}, but AutoMix learns"
+                " clean images where config.method.clean_branch is True: leave it at 0."
+            )
         return
     needed = needs(config)
     if needed == "predict":
@@ -287,7 +293,8 @@ def _check_mixup(config: ConfigDict) -> None:
     fixed = default_config().method
     for field, used in (
         ("alpha", "alpha" in mixups.defaults(name)),
-        ("clean_weight", needed == "saliency"),
+        ("clean_branch", False),
+        ("clean_weight", name != "augmix"),
         ("jsd_weight", name == "augmix"),
         ("generate_share", False),
     ):

@@ -246,7 +246,7 @@ def test_which_methods(run):
     names, others = mixed.settle(None, run)
     assert set(names) == {
         "mixup", "cutmix", "saliencymix", "fmix", "resizemix", "gridmix", "smoothmix",
-        "attentivemix", "puzzlemix", "automix",
+        "randomgrid", "attentivemix", "puzzlemix", "automix",
     }  # fmt: skip
     assert others["no partner"] == ["augmix"]
     assert others["slow, give --methods=all"] == ["supermix"]

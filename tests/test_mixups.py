@@ -32,7 +32,7 @@ UNPAIRED = {"augmix", "comixup"}  # an output is not two inputs, lam and perm sa
 BLENDS = set(METHODS) - UNPAIRED - {"resizemix", "puzzlemix", "manifoldmix", "alignmix"}
 # The label weighs what is seen: exactly, or as near as whole pixels come.
 AREA = {"cutmix", "saliencymix", "resizemix", "attentivemix", "gridmix", "smoothmix", "puzzlemix",
-        "comixup", "fmix"}  # fmt: skip
+        "comixup", "fmix", "randomgrid"}  # fmt: skip
 
 
 def looked_at(method, images):

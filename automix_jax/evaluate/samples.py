@@ -31,7 +31,7 @@ Mixer = Callable[[PyTree, Array, Array, float], tuple[Array, Array]]
 def automix_mixer(objective: AutoMix, normalize: Callable[[Array], Array]) -> Mixer:
     """Mixes with a state's MixBlock; partners are the batch turned by one.
 
-    The teacher uses the batch's statistics, as in training, but drops nothing.
+    MixBlock's encoder uses the batch's statistics, as in training, but drops nothing.
     """
     backbone = objective.model.backbone.clone(drop_path=0.0, dropout=0.0)
     model, mixblock = objective.model.clone(backbone=backbone), objective.mixblock
@@ -41,9 +41,7 @@ def automix_mixer(objective: AutoMix, normalize: Callable[[Array], Array]) -> Mi
         del labels
         perm = _next(images)
         rngs = jax.random.key(0)[None]
-        _, features, _ = forward(
-            model, state.teacher, state.teacher_stats, normalize(images), rngs, objective.layer
-        )
+        _, features, _ = forward(model, *state.encoder, normalize(images), rngs, objective.layer)
         params = {"params": state.params["mixblock"]}
         projections = mixblock.apply(params, features[objective.layer], method="project")
         mask = predict_mask(projections, lam, perm, images.shape[1:3], mixblock.upsample)

@@ -21,6 +21,7 @@ from automix_jax.mixups.gridmix import gridmix
 from automix_jax.mixups.manifoldmix import manifoldmix
 from automix_jax.mixups.options import check
 from automix_jax.mixups.puzzlemix import puzzlemix
+from automix_jax.mixups.randomgrid import randomgrid
 from automix_jax.mixups.resizemix import resizemix
 from automix_jax.mixups.saliencymix import saliencymix
 from automix_jax.mixups.smoothmix import smoothmix
@@ -48,6 +49,7 @@ __all__ = [
     "mixup_cutmix",
     "needs",
     "puzzlemix",
+    "randomgrid",
     "resizemix",
     "saliencymix",
     "smoothmix",
@@ -82,6 +84,7 @@ _MIXUPS = {
     "augmix": _Entry(augmix),
     "gridmix": _Entry(gridmix),
     "smoothmix": _Entry(smoothmix),
+    "randomgrid": _Entry(randomgrid),
     "alignmix": _Entry(alignmix, maps="layer", tokens=False),
     "transmix": _Entry(transmix, tokens=True),
 }

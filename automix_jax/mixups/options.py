@@ -28,6 +28,7 @@ _RANGES = {
     "sparsity": _NOT_NEGATIVE,
     "transport_size": _NOT_NEGATIVE,
     "blocks": _COUNT,
+    "cell": _COUNT,
     "group": _COUNT,
     "grid": _COUNT,
     "iterations": _COUNT,

@@ -199,7 +199,7 @@ def _measure(
 
     state = {
         "student": mixes.student(run),
-        "teacher": {"params": run.state.teacher, "batch_stats": run.state.teacher_stats},
+        "encoder": dict(zip(("params", "batch_stats"), run.state.encoder, strict=True)),
         "mixblock": {"params": run.state.params.get("mixblock", {})},
     }
     images, labels = data
@@ -259,14 +259,14 @@ def _plain(name: str, run: Restored, seed: int) -> Prepare:
 
 
 def _automix(run: Restored) -> Prepare:
-    """The run's MixBlock; its teacher evaluates, so that a mask depends on its pair alone."""
+    """The run's MixBlock; its encoder evaluates, so that a mask depends on its pair alone."""
     objective, prepared = run.experiment.objective, run.experiment.normalize
     assert isinstance(objective, AutoMix)  # or it could not be drawn
     model, layer, mixblock = objective.model, objective.layer, objective.mixblock
 
     def prepare(state, images, labels, pairs):
         del labels, pairs
-        _, features = model.apply(state["teacher"], prepared(images), stop_at=layer)
+        _, features = model.apply(state["encoder"], prepared(images), stop_at=layer)
         projections = mixblock.apply(state["mixblock"], features[layer], method="project")
         following = jnp.roll(jnp.arange(len(images)), -1)
         pixels = images.astype(jnp.float32) / 255

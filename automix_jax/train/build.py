@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from automix_jax import config as config_lib
 from automix_jax import mixups, optim, schedules
-from automix_jax.automix import AutoMix
+from automix_jax.automix import AutoMix, JointAutoMix
 from automix_jax.data import Facts
 from automix_jax.data.augment import augment, normalize, random_erase
 from automix_jax.errors import ConfigError
@@ -292,7 +292,7 @@ def make_mixup_objective(
     if name == "augmix":
         return AugMixTraining(model, mix, config.method.jsd_weight, make_criterion(config))
     saliency = config_lib.needs(config) == "saliency"
-    weight = config.method.clean_weight if saliency else 0.0
+    weight = config.method.clean_weight
     return MixupTraining(model, mix, saliency, weight, guide, make_criterion(config))
 
 
@@ -331,7 +331,8 @@ def make_automix(
 ) -> AutoMix:
     """The objective of AutoMix."""
     loss, share = config.mask_loss, config.method.generate_share
-    return AutoMix(
+    make = AutoMix if config.teacher.enabled else JointAutoMix
+    return make(
         model=model,
         mixblock=mixblock,
         layer=config_lib.layer(config),
@@ -342,6 +343,7 @@ def make_automix(
         alpha=config.method.alpha,
         lam_margin=config.method.lam_margin,
         full_forward=config.teacher.full_forward,
+        clean=config.method.clean_branch,
         criterion=make_criterion(config),
         generates=(
             schedules.chosen_steps(share, named_key(config.seed, "generate")) if share < 1 else None

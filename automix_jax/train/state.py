@@ -34,6 +34,13 @@ class TrainState:
     rng: PyTree
     skipped: Skipped = flax.struct.field(default_factory=none_skipped)
 
+    @property
+    def encoder(self) -> tuple[PyTree, PyTree]:
+        """Parameters and running statistics of the network whose features MixBlock reads."""
+        if self.teacher:
+            return self.teacher, self.teacher_stats
+        return self.params["student"], self.student_stats
+
 
 def create_state(
     rng: PRNGKeyArray,
