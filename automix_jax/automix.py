@@ -22,6 +22,7 @@ from automix_jax.objective import Frozen, Outcome, accuracy, flatten_perm, forwa
 
 stop_gradient = jax.lax.stop_gradient
 _CLEAN = ("loss_clean", "accuracy_clean")
+_SEEN = ("mask_std", "mask_deviation")
 
 
 @flax.struct.dataclass
@@ -75,7 +76,7 @@ class AutoMix:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """The names of the metrics in its outcome."""
-        names = ("loss", "loss_mix", "loss_generate", "loss_mask", "mask_dropped")
+        names = ("loss", "loss_mix", "loss_generate", "loss_mask", "mask_dropped", *_SEEN)
         return (*names, *_CLEAN) if self.clean else names
 
     def draw(self, rngs: Key[Array, " g"], group_size: int) -> AutoMixDraws:
@@ -182,6 +183,7 @@ class AutoMix:
                 "loss_generate": loss_generate,
                 "loss_mask": loss_mask,
                 "mask_dropped": dropped.mean(dtype=loss_mask.dtype),
+                **_seen(mask, lam_mixblock),
                 **seen_clean,
             },
             intermediates={
@@ -216,6 +218,14 @@ class AutoMix:
         # The gradient of what is not selected is 0 times a derivative, which may be infinite: with
         # the mask itself cut off from it, no product of the two reaches MixBlock.
         return jnp.where(dropped, 0.0, loss(jnp.where(dropped, 0.5, mask))), dropped
+
+
+def _seen(mask: Float[Array, "b h w 1"], lam: Float[Array, " b"]) -> dict[str, Array]:
+    """How masks look: 0 and 0 are plain MixUp; 0 and large, one image alone whatever the ratio."""
+    return {
+        "mask_std": mask.std((1, 2, 3)).mean(),  # over the pixels of a mask
+        "mask_deviation": jnp.abs(mask.mean((1, 2, 3)) - lam).mean(),  # of its mean from the ratio
+    }
 
 
 class JointAutoMix(AutoMix):
@@ -274,6 +284,7 @@ class JointAutoMix(AutoMix):
                 "loss_mix": loss_mix,
                 "loss_mask": loss_mask,
                 "mask_dropped": dropped.mean(dtype=loss_mask.dtype),
+                **_seen(mask, lam),
                 **seen_clean,
             },
             intermediates={"features": features[self.layer], "mask": mask, "mixed": mixed},

@@ -57,8 +57,10 @@ automix COMMAND [ARGUMENTS]
     import-weights   reads a .safetensors or .pth file of torchvision or timm
     export           writes a trained run as .safetensors, .pth, Detectron2 .pkl or StableHLO
     sweep            trains several methods and compares them
+    reproduce        trains a table or figure of the paper, the published numbers beside
     supermix         mixes a run's images with SuperMix, beforehand
     evaluate         judges a trained run: calibration, corruptions, attacks, localisation, mixes
+    report           writes one HTML page of a run, or one that compares several
     visualize        draws what methods and networks do with images
 
 `automix COMMAND --help` says more.

@@ -2,8 +2,8 @@
 
     python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-A short run: the teacher follows the student closely, and MixBlock learns fast, so that its masks
-take shape within a thousand steps.
+A short run: the teacher follows the student closely, and MixBlock learns as fast as it can without
+overshooting, so that its masks take shape within a thousand steps.
 """
 
 from automix_jax.config import default_config
@@ -21,7 +21,7 @@ def get_config(arg=None):
     config.epochs = 6
     config.batch_size = 48  # divides among 1, 2, 4 and 8 devices
     config.optimizer.schedule = "step"
-    config.optimizer.mixblock_lr = 1.0
+    config.optimizer.mixblock_lr = 0.3
     config.teacher.momentum = 0.99
     config.run.sample_epochs = 1
     return common.finish(config, arg, "cifar", released.small)

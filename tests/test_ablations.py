@@ -18,6 +18,7 @@ from automix_jax.mixup_training import MixupTraining
 from automix_jax.models import Classifier, create_model
 from automix_jax.objective import Frozen
 from automix_jax.schedules import ema_rate
+from automix_jax.train import summary
 from automix_jax.validation import validate
 from tests import runs
 from tests.conftest import x64
@@ -202,7 +203,36 @@ def test_run_without_the_pipeline(tmp_path):
     process = runs.start(argv, tmp_path / "cache")
     output = "".join(process.communicate(timeout=300))
     assert process.returncode == 0, output
-    summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert set(summary["accuracy"]) == {"student_mix"}
+    found = json.loads((tmp_path / "run/summary.json").read_text())
+    assert set(found["accuracy"]) == {"student_mix"}
     with np.load(tmp_path / "run/samples/epoch_001.npz") as snapshot:
         assert snapshot["masks"].shape[1:] == (8, 8, 1)
+
+
+def record(std, deviation):
+    return {"train/mask_std": std, "train/mask_deviation": deviation}
+
+
+@pytest.mark.parametrize(
+    ("std", "deviation", "says"),
+    [(0.0, 0.5, True), (0.01, 0.41, True), (0.0, 0.05, False), (0.2, 0.45, False)],
+)
+def test_masks_that_show_one_image_are_told(std, deviation, says):
+    """Not those of plain MixUp, nor those that have a shape."""
+    line = summary.collapsed(record(std, deviation), default_config())
+    assert (line is not None) == says
+    assert line is None or "a tenth of config.optimizer.mixblock_lr, 0.1" in line
+
+
+def test_what_is_said_of_masks():
+    """White and black masks are as far from their ratios as can be; one half is not."""
+    objective, params, rest = make()
+    steep = jax.tree.map(jnp.zeros_like, params["mixblock"])
+    one_image = steep | {"value": steep["value"] | {"bias": jnp.array([1e3])}}
+    lam = float(rest[3].lam_mixblock[0])
+    loss = jax.jit(lambda params: objective.loss(params, *rest)[1].metrics)
+    # The value is the partner's share: one half, or all of it.
+    for block, expected in ((steep, abs(0.5 - lam)), (one_image, lam)):
+        metrics = loss(params | {"mixblock": block})
+        np.testing.assert_allclose(metrics["mask_deviation"], expected, rtol=1e-6)
+        assert metrics["mask_std"] < 1e-6

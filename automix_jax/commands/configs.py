@@ -152,11 +152,19 @@ def _split(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 def _load(recipe: str, overrides: Sequence[str], folder: Path | None) -> tuple[str, ConfigDict]:
     """A recipe's name with its overrides, and its configuration."""
+    return " ".join([recipe, *overrides]), load_named(recipe, overrides, folder)
+
+
+def load_named(recipe: str, overrides: Sequence[str], folder: Path | None = None) -> ConfigDict:
+    """The configuration of a recipe that is given by name or path, as `automix configs` takes it.
+
+    Raises:
+        ConfigError: for a recipe, argument or field that is not known.
+    """
     path, colon, argument = recipe.partition(":")
     if not path.endswith(".py"):
         path = _by_name(path, find_folder(folder))
-    config = override(load_config(f"{path}{colon}{argument}"), overrides)
-    return " ".join([recipe, *overrides]), config
+    return override(load_config(f"{path}{colon}{argument}"), overrides)
 
 
 def _by_name(name: str, folder: Path) -> str:

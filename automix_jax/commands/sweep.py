@@ -1,5 +1,7 @@
 """`automix sweep` trains several times, `automix supermix` makes what is trained on."""
 
+import shlex
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,21 +9,36 @@ from automix_jax.commands.base import Parser, check_file, check_least
 from automix_jax.errors import ConfigError
 
 _SWEEP_HELP = """\
-Trains several methods one after the other and prints a table of their results, which is also kept
-in results.json and results.md. Runs that have ended are not trained again, and one that fails stops
-no other: the same command goes on where it stopped.
+Trains several methods from several seeds, and makes a table of their results: report.md, .csv,
+.json and .tex in the folder, rewritten whenever a training has ended. The same command goes on
+where it stopped: what has ended is not trained again, and what fails stops nothing else.
 
 A recipe is that of `automix train`, with several methods joined by "+", or method=all for every one
 that its network can train:
 
     automix sweep configs/quickstart.py:method=all,epochs=3 --out=runs/sweep
     automix sweep configs/cifar100_r18.py:method=mixup+cutmix+automix --config.data.path=DIR \\
-        --out=runs/cifar100
+        --seeds=3 --jobs=4 --out=runs/cifar100
 
---config.FIELD=VALUE sets a field of all of them, as for `automix train`; a folder that holds a run
-with another configuration is an error.
+--config.FIELD=VALUE sets a field of all of them, as for `automix train`. Another configuration is
+another training, in a folder of its own: DIR/RECIPE-METHOD-sSEED-HASH, with what it says in
+DIR/logs. DIR/results.jsonl has a line for each that has ended, DIR/failures.jsonl one for each
+attempt that failed.
 
-AttentiveMix+ and SuperMix look at a trained network: that of the same recipe's vanilla run.
+Each training is a process of its own. Of several at once (--jobs), each has one of the GPUs that
+CUDA_VISIBLE_DEVICES names, in turn, and its share of the cores; a single one has all. A TPU serves
+one process at a time.
+
+Several commands may share DIR, from several machines or as a SLURM array, if its file system has
+locks: each trains what no other does, and ends when all is trained. --shard splits the trainings
+beforehand instead: --shard=$((SLURM_ARRAY_TASK_ID + 1))/$SLURM_ARRAY_TASK_COUNT in an array that
+starts at 0.
+
+AttentiveMix+ and SuperMix look at a trained network: that of the same recipe's vanilla run of the
+same seed.
+
+SIGTERM and Ctrl-C save what trains. Exit codes: 0 done, 1 if a training failed or an accuracy that
+counts is missing, 130 Ctrl-C, 143 SIGTERM; those of `automix train` for what is wrong beforehand.
 """
 _SUPERMIX_HELP = """\
 Mixes the training images of a run with SuperMix, under the network that it has trained, and writes
@@ -36,7 +53,7 @@ Only mixes in which the network sees both images are kept, with the class that i
 
 
 def sweep(argv: Sequence[str]) -> int:
-    """Runs `automix sweep`; returns 1 where a run failed or its loss did not fall.
+    """Runs `automix sweep`; returns the exit code of `automix_jax.sweep.run.sweep`.
 
     Raises:
         AutoMixError: for arguments that cannot be used.
@@ -44,34 +61,50 @@ def sweep(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     from automix_jax import recipes
-    from automix_jax.report import sweep as sweep_lib
+    from automix_jax.sweep import run
+    from automix_jax.sweep.rows import read_rows
 
     parser = Parser("sweep", _SWEEP_HELP)
     parser.add_argument("recipes", nargs="+", metavar="RECIPE.py[:ARGUMENT]", help="see above")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the runs")
+    add_sweep_options(parser)
     arguments, overrides = parser.parse_known_args(argv)
-    cells = sweep_lib.make_cells(
+    check_sweep_options(arguments)
+    rows = read_rows(
         arguments.recipes, lambda recipe: recipes.override(recipes.load_config(recipe), overrides)
     )
-    try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--out is {arguments.out}, which cannot be a folder ({error.strerror}): choose"
-            " another."
-        ) from error
-    console = Console(highlight=False, soft_wrap=True)
-    results = []
-    for result in sweep_lib.run(cells, arguments.out, console):
-        results.append(result)
-        if result.error:
-            console.print(f"failed: {result.error}", style="red", markup=False)
-        sweep_lib.save(results, arguments.out)
-    console.print(sweep_lib.table(results))
-    for line in sweep_lib.complaints(results):
-        console.print(line, style="red", markup=False)
-    console.print(f"{arguments.out / 'results.json'}, results.md")
-    return 0 if all(result.healthy for result in results) else 1
+    return run.sweep(
+        rows,
+        arguments.out,
+        seeds=arguments.seeds,
+        jobs=arguments.jobs,
+        shard=arguments.shard,
+        console=Console(highlight=False, soft_wrap=True),
+        command=shlex.join(["automix", "sweep", *argv]),
+    )
+
+
+def add_sweep_options(parser: Parser) -> None:
+    """Adds what every command has that trains cells: --seeds, --jobs and --shard."""
+    add = parser.add_argument
+    add("--seeds", type=int, default=1, help="trials of each method (default: %(default)s)")
+    add("--jobs", type=int, default=1, help="trainings at once (default: %(default)s)")
+    add("--shard", type=_shard, metavar="I/N", help="train the I-th of N parts alone, I from 1 on")
+
+
+def check_sweep_options(arguments: Namespace) -> None:
+    """Raises a ConfigError for a number of trials or jobs that cannot be."""
+    for name in ("seeds", "jobs"):
+        value = getattr(arguments, name)
+        if value < 1:
+            raise ConfigError(f"--{name} is {value}: it must be 1 or more.")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, _, count = text.partition("/")
+    if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
+        raise ArgumentTypeError(f"{text} is not I/N with I from 1 to N, such as 1/4")
+    return int(part), int(count)
 
 
 def supermix(argv: Sequence[str]) -> int:

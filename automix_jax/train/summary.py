@@ -11,6 +11,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 from rich.console import Console
 
+import automix_jax
 from automix_jax import config as config_lib
 from automix_jax.errors import CheckpointError
 from automix_jax.train import workdir as workdir_lib
@@ -21,6 +22,8 @@ from automix_jax.train.logging import Logger
 from automix_jax.train.state import TrainState
 from automix_jax.weights import Pretrained
 
+_UNIFORM = 0.02  # standard deviation over the pixels of a mask, below which it is of one gray
+_ONE_IMAGE = 0.4  # mean deviation of masks from their ratios, from which they show one image
 _WAITING = 0.2  # share of training spent on waiting for images, from which it is worth a line
 
 
@@ -92,6 +95,8 @@ class Narrator:
             )
         if (line := _bottleneck(record, self.config)) is not None:
             self._say_once("bottleneck", line)
+        if (line := collapsed(record, self.config)) is not None:
+            self._say_once("masks", line)
         if dropped := record.get("train/mask_dropped", 0.0):
             say(f"the mask loss was not finite in {100 * dropped:.2g} % of the steps, and left out")
 
@@ -123,6 +128,7 @@ class Narrator:
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             "compute_dtype": compute_dtype(self.config).name,
             "jax": jax.__version__,
+            "automix_jax": automix_jax.__version__,
         }
 
 
@@ -170,6 +176,20 @@ def _parameters(state: TrainState) -> dict[str, int]:
     """How many parameters each optimizer group has."""
     count = parameter_overview.count_parameters
     return {name: int(count(params)) for name, params in state.params.items()}
+
+
+def collapsed(record: Mapping[str, Any], config: ConfigDict) -> str | None:
+    """A line where each mask shows one of its images alone, whatever the ratio.
+
+    Whole masks of 0 or 1 miss the ratio by one half on average, for any alpha.
+    """
+    uniform = record.get("train/mask_std", 1.0) < _UNIFORM
+    if not uniform or record["train/mask_deviation"] < _ONE_IMAGE:
+        return None
+    return (
+        "MixBlock has collapsed: its masks show one image and nothing of the other. Its steps are"
+        f" too long: try a tenth of config.optimizer.mixblock_lr, {config.optimizer.mixblock_lr:g}."
+    )
 
 
 def _bottleneck(record: Mapping[str, Any], config: ConfigDict) -> str | None:

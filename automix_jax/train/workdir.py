@@ -203,7 +203,7 @@ def has_checkpoint(workdir: Path, kind: str = "last") -> bool:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that at every moment, on the disk too, it is the old or the new one."""
     temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

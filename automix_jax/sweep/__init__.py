@@ -1,0 +1,1 @@
+"""Sweeps: the rows of a table, each trained from several seeds, and the table of their results."""

@@ -1,0 +1,158 @@
+"""Tables 1 to 9."""
+
+from collections.abc import Callable, Sequence
+
+from automix_jax.sweep import published
+from automix_jax.sweep.cells import Row
+from automix_jax.sweep.presets.base import NAMES, Choice, Preset, make_row
+
+_COMMON = ("vanilla", "mixup", "cutmix", "manifoldmix", "saliencymix", "fmix", "puzzlemix",
+           "resizemix", "automix")  # fmt: skip
+_SMALL = {
+    "cifar10": ("r18", "rx50"),
+    "cifar100": ("r18", "rx50", "wrn28_8"),
+    "tiny_imagenet": ("r18", "rx50"),
+}
+# AutoMix without its clean images, as the rows of Table 8 above the last have it.
+NO_CE = "method.clean_branch=False"
+
+
+def compared(table: str, methods: Sequence[str] = _COMMON) -> Callable[[Choice], list[Row]]:
+    """The rows of a table of methods."""
+
+    def rows(choice: Choice) -> list[Row]:
+        return [
+            make_row(choice, NAMES[method], method, _number(table, choice, method))
+            for method in methods
+            if choice.wants(method)
+        ]
+
+    return rows
+
+
+def _number(table: str, choice: Choice, method: str) -> str:
+    """The name of a method's published accuracy.
+
+    On ImageNet there is one for 100 epochs and one for 300; on CIFAR the authors' tables have other
+    lengths than the paper's.
+    """
+    if choice.small:
+        return ""
+    if table == "table2":
+        length = 300 if choice.epochs == 300 else 100
+        return f"{table}/{choice.column}/{length}/{method}"
+    if table == "table4":
+        return f"{table}/{choice.column}/{method}/clean"
+    # A short run stands beside the shortest that is published.
+    length = choice.epochs or (200 if choice.budget == "gpu" else 0)
+    other = f"openmixup/{choice.column}/{length}/{method}"
+    return other if published.has(other) else f"{table}/{choice.column}/{method}"
+
+
+def _table5(choice: Choice) -> list[Row]:
+    """Its rows are of detectors; what is trained here are the networks that they start from."""
+    methods = ("vanilla", "mixup", "cutmix", "puzzlemix", "resizemix", "automix")
+    return [make_row(choice, NAMES[m], m, _number("table2", choice, m))
+            for m in methods if choice.wants(m)]  # fmt: skip
+
+
+def _table6(choice: Choice) -> list[Row]:
+    """Its numbers are of localisation; accuracies stand beside Table 3's."""
+    methods = ("vanilla", "mixup", "cutmix", "fmix", "puzzlemix", "comixup", "automix")
+
+    def number(method: str) -> str:
+        # Table 3 has no Co-Mixup.
+        return _number("table3", choice, method) if method != "comixup" else ""
+
+    return [make_row(choice, NAMES[m], m, number(m)) for m in methods if choice.wants(m)]
+
+
+def _table7(choice: Choice) -> list[Row]:
+    """From random grids to MixBlock, part by part."""
+    # Cells as large as MixBlock's: of the third stage for small images, of the second of ResNet-8.
+    grids = (f"method.options.cell={2 if choice.small else 4}", "method.clean_weight=1.0")
+    no_loss, no_lam = "mask_loss.weight=0.0", "mixblock.lam_embed=none"
+    steps = {
+        "random_grids": ("random grids", "randomgrid", grids),
+        "cross_attention": ("+ cross attention", "automix", (no_lam, no_loss)),
+        "lam_embedding": ("+ λ embedding", "automix", ("mixblock.lam_embed=concat", no_loss)),
+        "lam_loss": ("+ loss of λ", "automix", ("mixblock.lam_embed=concat",)),
+    }
+    return [
+        make_row(choice, name, method, f"table7/{choice.column}/{step}", fields=fields)
+        for step, (name, method, fields) in steps.items()
+        if choice.wants(method)
+    ]
+
+
+def _table8(choice: Choice) -> list[Row]:
+    """With and without momentum pipeline and clean images, for MixUp, CutMix and MixBlock."""
+    rows = []
+    for method in ("mixup", "cutmix"):
+        with_ce = ("method.clean_weight=1.0",)
+        rows += [
+            _ablation(choice, method, "none", "none"),
+            # Their momentum pipeline is the teacher that is evaluated; the training is the same.
+            _ablation(choice, method, "+ MP", "mp", head="teacher_mix"),
+            _ablation(choice, method, "+ MP + CE", "mp_ce", with_ce, "teacher_mix"),
+        ]
+    alone = ("teacher.enabled=False", NO_CE)
+    copied = ("teacher.momentum=0.0", "teacher.momentum_end=0.0", "teacher.hold=0.0", NO_CE)
+    rows += [
+        _ablation(choice, "automix", "none", "none", alone, "student_mix"),
+        _ablation(choice, "automix", "+ MP (m = 0)", "mp_m0", copied),
+        _ablation(choice, "automix", "+ MP", "mp", (NO_CE,)),
+        _ablation(choice, "automix", "+ MP + CE", "mp_ce"),
+    ]
+    return [row for row in rows if choice.wants(row.method)]
+
+
+def _ablation(
+    choice: Choice, method: str, name: str, part: str, fields: Sequence[str] = (), head: str = ""
+) -> Row:
+    if head == "student_mix":
+        fields = (*fields, "eval.headline=student_mix")
+    number = f"table8/{choice.dataset}/{method}/{part}"
+    return make_row(choice, f"{NAMES[method]}, {name}", method, number, fields=fields, head=head)
+
+
+def _table9(choice: Choice) -> list[Row]:
+    """The feature map that MixBlock reads."""
+    rows = [make_row(choice, "MixUp", "mixup", f"table9/{choice.column}/mixup")]
+    for layer in range(1, 3 if choice.small else 5):
+        # The parameters that the paper counts are of two projections.
+        fields = (f"model.layer=stage{layer}", "mixblock.share_qk=False")
+        number = f"table9/{choice.column}/l{layer}"
+        rows.append(make_row(choice, f"AutoMix, l = {layer}", "automix", number, fields=fields))
+    return [row for row in rows if choice.wants(row.method)]
+
+
+_IMAGENET = {"imagenet": ("r50", "r18", "r34", "r101", "rx101")}
+PRESETS = (
+    Preset("table1", "methods on small images", _SMALL,
+           compared("table1", (*_COMMON[:-2], "comixup", *_COMMON[-2:])),
+           (*_COMMON[:-2], "comixup", *_COMMON[-2:]), chart="time_against_accuracy"),
+    Preset("table2", "methods on ImageNet, 100 epochs or --epochs=300", _IMAGENET,
+           compared("table2"), _COMMON, chart="time_against_accuracy"),
+    Preset("table3", "methods on fine-grained classes and scenes",
+           {"cub200": ("r18", "rx50"), "aircraft": ("r18", "rx50"), "inat2017": ("r50", "rx101"),
+            "inat2018": ("r50", "rx101"), "places205": ("r18", "r50")},
+           compared("table3"), _COMMON, chart="time_against_accuracy"),
+    Preset("table4", "methods under corruptions and attacks", {"cifar100": ("rx50",)},
+           compared("table4", ("vanilla", "mixup", "cutmix", "augmix", "puzzlemix", "automix")),
+           ("vanilla", "mixup", "cutmix", "augmix", "puzzlemix", "automix"),
+           suites=("corruptions", "attacks")),
+    Preset("table5", "networks for detection; docs/detection.md says how it goes on",
+           {"imagenet": ("r50",)}, _table5,
+           ("vanilla", "mixup", "cutmix", "puzzlemix", "resizemix", "automix")),
+    Preset("table6", "where networks see what they classify", {"cub200": ("r18", "rx50")}, _table6,
+           ("vanilla", "mixup", "cutmix", "fmix", "puzzlemix", "comixup", "automix"),
+           suites=("localization",)),
+    Preset("table7", "MixBlock part by part", {"tiny_imagenet": ("r18", "rx50")}, _table7,
+           ("randomgrid", "automix"), chart="ablation_bars"),
+    Preset("table8", "momentum pipeline (MP) and clean images (CE)",
+           {"cifar100": ("r18",), "tiny_imagenet": ("r18",), "imagenet": ("r18",)}, _table8,
+           ("mixup", "cutmix", "automix"), chart="ablation_bars"),
+    Preset("table9", "the feature map that MixBlock reads", {"tiny_imagenet": ("r18", "rx50")},
+           _table9, ("mixup", "automix"), chart="accuracy_by_layer"),
+)  # fmt: skip
