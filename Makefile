@@ -5,6 +5,7 @@ WORKDIR ?= runs/quickstart
 RUN := $(VENV)/bin/python
 
 .PHONY: help quickstart test lint test-long test-backbones test-recipes test-faults test-matrix clean
+.PHONY: docs test-docs
 .DEFAULT_GOAL := help
 
 help:
@@ -14,8 +15,10 @@ help:
 	@echo "make test-backbones  every network against its PyTorch original at every size"
 	@echo "make test-recipes  an abstract step of every recipe and variant"
 	@echo "make test-faults  runs that are killed, damaged, starved and poisoned, and go on (16 minutes)"
+	@echo "make docs         the site, into build/site"
+	@echo "make test-docs    everything that the documentation tells one to type, executed"
 	@echo "make test-matrix  the tests on Python 3.11, 3.12 and 3.13 with the sets in constraints/"
-	@echo "make clean        remove the virtual environments"
+	@echo "make clean        remove the virtual environments and the site"
 
 quickstart: $(VENV)/.installed
 	$(RUN) main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -38,6 +41,16 @@ test-long: $(VENV)/.installed-dev
 
 test-recipes: $(VENV)/.installed-dev
 	AUTOMIX_RECIPES=all $(RUN) -m pytest -n auto tests/test_configs.py -k builds
+
+# A warning fails it, which --quiet would leave uncounted. The variable silences an announcement.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@echo "build/site/index.html"
+
+DOCS := $(addprefix tests/test_, $(addsuffix .py, docs_site doctests documented_commands readme))
+
+test-docs: $(VENV)/.installed-dev
+	AUTOMIX_LONG=all $(RUN) -m pytest -n auto --dist loadfile $(DOCS)
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .
@@ -64,5 +77,9 @@ $(VENV)/.installed-dev: $(VENV)/bin/python requirements.txt pyproject.toml
 	$(RUN) -m pip install -qq $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
 	@touch $@
 
+$(VENV)/.installed-docs: $(VENV)/bin/python requirements.txt pyproject.toml
+	$(RUN) -m pip install -qq $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-*
+	rm -rf .venv .venv-* build/site

@@ -2,7 +2,8 @@
 
 import sys
 
-from automix_jax.cli import leave, train
+from automix_jax.cli import train
+from automix_jax.train.stop import leave
 
 if __name__ == "__main__":
     leave(train(sys.argv[1:]))

@@ -1,7 +1,6 @@
 """The command line: `automix train`, which is also `main.py`, and its companions."""
 
 import argparse
-import os
 import sys
 import textwrap
 import traceback
@@ -12,6 +11,7 @@ from automix_jax import config as config_lib
 from automix_jax import recipes
 from automix_jax.commands import COMMANDS
 from automix_jax.errors import AutoMixError, ConfigError, Stopped, did_you_mean
+from automix_jax.train.stop import leave
 
 _TRAIN_HELP = """\
 Trains a classifier, with AutoMix or a plain mixup, or goes on with the run of a folder.
@@ -125,22 +125,6 @@ def train(argv: Sequence[str], program: str = "python main.py") -> int:
 def run() -> NoReturn:
     """The program `automix`."""
     leave(main())
-
-
-def leave(code: int) -> NoReturn:
-    """Ends the process.
-
-    Where it was interrupted it ends at once: threads that still compile what nobody waits for would
-    crash in a Python that is ending. So does one of several processes that fails: it would wait for
-    the others, which wait for it.
-    """
-    import jax
-
-    if code > 128 or (code and jax.distributed.is_initialized()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
 
 
 def _parse(argv: Sequence[str], program: str) -> tuple[argparse.Namespace, list[str]]:

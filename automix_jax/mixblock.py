@@ -73,6 +73,15 @@ class MixBlock(nn.Module):
     Parameters: `query` and `value` (and `key` when share_qk is False), each a kernel
     [1, 1, C', features] and a bias, initialised N(0, 0.01^2) and 0, so that an untrained block
     answers one half everywhere.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from automix_jax import MixBlock
+        >>> block, size = MixBlock(), (16, 16)
+        >>> features, perm = jnp.ones((2, 4, 4, 8)), jnp.array([1, 0])
+        >>> params = block.init(jax.random.key(0), features, 0.3, perm, image_size=size)
+        >>> jax.eval_shape(lambda p: block.apply(p, features, 0.3, perm, image_size=size), params)
+        ShapeDtypeStruct(shape=(2, 16, 16, 1), dtype=float32)
     """
 
     reduction: int = 2
@@ -181,6 +190,13 @@ def mix_images(
     """Returns mask * images + (1 - mask) * images[perm] in the images' dtype (Eq. 4).
 
     There is one mask for each image (n = b), or one for all (n = 1).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from automix_jax import mix_images
+        >>> images = jnp.array([0.0, 10.0]).reshape(2, 1, 1, 1)
+        >>> mix_images(images, jnp.full((2, 1, 1, 1), 0.75), jnp.array([1, 0])).ravel().tolist()
+        [2.5, 7.5]
     """
     mixed = mask * images + (1 - mask) * images[perm]
     return mixed.astype(images.dtype)
@@ -209,6 +225,15 @@ def mask_loss(
 
     Raises:
         ConfigError: for an unknown form.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from automix_jax import mask_loss
+        >>> mask = jnp.stack([jnp.full((4, 4, 1), 0.25), jnp.full((4, 4, 1), 0.75)])
+        >>> float(mask_loss(mask, 0.5, margin=0.125))  # each is off by 0.25
+        0.125
+        >>> float(mask_loss(mask, 0.5, margin=0.125, per_sample=False))  # together they are not
+        0.0
     """
     axes = (1, 2, 3) if per_sample else (0, 1, 2, 3)
     mean = mask.mean(axes)

@@ -25,6 +25,12 @@ def cosine_lr(
 
     Raises:
         ConfigError: if `by` is neither.
+
+    Examples:
+        >>> from automix_jax.schedules import cosine_lr
+        >>> lr = cosine_lr(0.1, 0.0, epochs=4, steps_per_epoch=10)
+        >>> [round(float(lr(step)), 4) for step in (0, 9, 20, 39)]
+        [0.1, 0.1, 0.05, 0.0146]
     """
     if by not in ("epoch", "step"):
         raise ConfigError(f"lr schedule moves by {by!r}: use 'epoch' or 'step'.")
@@ -59,6 +65,12 @@ def ema_rate(
     The paper has `end` 1 and no `hold`. With `hold` the momentum stays at `start` for that share
     of the run and then joins the cosine of the whole run, with a small jump, as in the authors'
     code.
+
+    Examples:
+        >>> from automix_jax.schedules import ema_rate
+        >>> rate = ema_rate(100)
+        >>> [round(float(rate(step)), 6) for step in (0, 50, 100)]
+        [0.001, 0.0005, 0.0]
     """
 
     def schedule(step):
@@ -77,6 +89,12 @@ def mask_weight(kind: MaskWeightKind, start: float, total_steps: int) -> optax.S
 
     Raises:
         ConfigError: for an unknown kind.
+
+    Examples:
+        >>> from automix_jax.schedules import mask_weight
+        >>> weight = mask_weight("linear", 0.1, 100)
+        >>> [round(float(weight(step)), 4) for step in (0, 50, 100)]
+        [0.1, 0.05, 0.0]
     """
     if kind == "constant":
         return optax.constant_schedule(start)

@@ -14,6 +14,7 @@ from automix_jax.sweep import measures, published
 from automix_jax.sweep.footnotes import differences
 from automix_jax.sweep.presets import BUDGETS, PRESETS, Choice, find
 from automix_jax.validation import validate
+from tests import runs
 
 TABLES = [name for name in PRESETS if name.startswith("table")]
 
@@ -210,3 +211,39 @@ def test_measures_of_table_6():
                 if v.row == "AutoMix" and v.measure is measure)  # fmt: skip
     assert value.ours.mean is None and value.paper.value == 54.46
     assert dataclasses.asdict(value.ours)["n"] == 0
+
+
+# -- from the command to the pictures ------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("argv", "made"),
+    [
+        (["table4", "--methods=mixup"], ["measures.md", "measures.json"]),
+        (["table8", "--methods=automix"], ["table8.png", "table8.svg", "table8.json"]),
+        (["table9"], ["table9.png"]),
+        (["fig1", "--methods=vanilla+mixup"], ["fig1.png"]),
+        (["fig3"], ["fig3_cam.png"]),
+        (["fig4"], ["measures.md", "fig4_mixups.png"]),
+        (["fig6"], ["fig6.png", "fig6_training1.png", "fig6_training3.png"]),
+        (["fig7"], ["fig7_training.png"]),
+        (["fig8", "--methods=mixup+automix"], ["measures.json", "fig8.png"]),
+        (["fig9"], ["fig9.png"]),
+    ],
+)
+def test_from_the_command_to_the_pictures(argv, made, tmp_path, monkeypatch):
+    """Trained for one epoch on tiny images; a second call trains nothing and draws the same."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    data = runs.write_npz(tmp_path / "data.npz")
+    small = [field for field in runs.tiny(data) if "epochs" not in field]
+    out = tmp_path / "out"
+    command = ["reproduce", *argv, "--budget=cpu", "--epochs=1", "--seeds=1", f"--out={out}",
+               *small, "--config.data.image_size=0"]  # fmt: skip
+    assert cli.main(command) == 0
+    for name in ("report.md", "report.csv", "report.json", "report.tex", *made):
+        assert (out / name).stat().st_size > 0, name
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.jsonl")}
+    assert before
+    assert cli.main([*command, "--report"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.jsonl")} == before

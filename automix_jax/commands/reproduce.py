@@ -6,9 +6,15 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 from automix_jax.commands.base import Parser
 from automix_jax.commands.sweep import add_sweep_options, check_sweep_options
 from automix_jax.errors import AutoMixError, ConfigError
+from automix_jax.sweep import presets
+from automix_jax.sweep.cells import Row, cells, trials
+from automix_jax.sweep.presets import Choice, Preset
 
 _HELP = """\
 Trains what a table or figure of the paper shows, and writes ours beside the published numbers:
@@ -40,9 +46,7 @@ def reproduce(argv: Sequence[str]) -> int:
     Raises:
         AutoMixError: for arguments that cannot be used, or a sweep that cannot begin.
     """
-    from rich.console import Console
-
-    from automix_jax.sweep import presets, run
+    from automix_jax.sweep import run
 
     about = {name: budget.about for name, budget in presets.BUDGETS.items()}
     parser = Parser("reproduce", _HELP.format(**about))
@@ -63,7 +67,7 @@ def reproduce(argv: Sequence[str]) -> int:
     arguments, overrides = parser.parse_known_args(argv)
     console = Console(highlight=False, soft_wrap=True)
     if arguments.name is None:
-        console.print(_listed(presets.PRESETS.values()))
+        console.print(_listed())
         return 0
     check_sweep_options(arguments)
     if arguments.epochs < 0:
@@ -95,10 +99,9 @@ def reproduce(argv: Sequence[str]) -> int:
     return code
 
 
-def _choose(preset, arguments: Namespace, overrides: Sequence[str]):
+def _choose(preset: Preset, arguments: Namespace, overrides: Sequence[str]) -> Choice:
     """What the arguments ask for."""
     from automix_jax.commands.configs import load_named
-    from automix_jax.sweep.presets import Choice
 
     dataset, backbone = preset.settle(arguments.dataset, arguments.backbone, arguments.budget)
     methods = tuple(arguments.methods.split("+")) if arguments.methods else None
@@ -117,28 +120,24 @@ def _choose(preset, arguments: Namespace, overrides: Sequence[str]):
     )
 
 
-def _default_out(preset, choice) -> Path:
+def _default_out(preset: Preset, choice: Choice) -> Path:
     where = () if choice.small else (choice.dataset, choice.backbone)
     return Path("runs", "-".join((preset.name, *where, choice.budget)))
 
 
-def _listed(presets):
-    from rich.table import Table
-
+def _listed() -> Table:
+    """What can be reproduced."""
     table = Table("name", "shows", "--dataset", "--backbone", box=None, pad_edge=False)
-    for preset in presets:
+    for preset in presets.PRESETS.values():
         for place, (dataset, backbones) in enumerate(preset.cells.items()):
             first = (preset.name, preset.about) if place == 0 else ("", "")
             table.add_row(*first, dataset, ", ".join(backbones))
     return table
 
 
-def _plan(rows, seeds: int):
+def _plan(rows: Sequence[Row], seeds: int) -> Table:
     """The trainings of a sweep, and the published numbers that they stand beside."""
-    from rich.table import Table
-
     from automix_jax.sweep import labels, published
-    from automix_jax.sweep.cells import cells, trials
 
     total = len(cells(rows, seeds))
     table = Table(
@@ -159,10 +158,9 @@ def _plan(rows, seeds: int):
     return table
 
 
-def _evaluate(preset, rows, seeds: int, out: Path) -> int:
+def _evaluate(preset: Preset, rows: Sequence[Row], seeds: int, out: Path) -> int:
     """Measures what the table shows beside accuracy; returns the last exit code that is not 0."""
     from automix_jax.commands.evaluate import evaluate
-    from automix_jax.sweep.cells import trials
 
     failed = 0
     for suite in preset.suites:
@@ -182,7 +180,10 @@ def _evaluate(preset, rows, seeds: int, out: Path) -> int:
     return failed
 
 
-def _write_measures(preset, rows, seeds: int, out: Path, console) -> None:
+def _write_measures(
+    preset: Preset, rows: Sequence[Row], seeds: int, out: Path, console: Console
+) -> None:
+    """Writes and shows what was measured beside accuracy."""
     from automix_jax.sweep import measures
     from automix_jax.train.workdir import write_atomically
 
@@ -194,11 +195,10 @@ def _write_measures(preset, rows, seeds: int, out: Path, console) -> None:
     console.print(measures.markdown(values), markup=False)
 
 
-def _draw(preset, rows, seeds: int, out: Path) -> list[Path]:
+def _draw(preset: Preset, rows: Sequence[Row], seeds: int, out: Path) -> list[Path]:
     """The figure of a preset, where something has been trained that it can show."""
     from automix_jax.report import paper_charts
     from automix_jax.sweep import results, table
-    from automix_jax.sweep.cells import trials
 
     found = results.read_results(out)
     made = []

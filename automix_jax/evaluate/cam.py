@@ -54,7 +54,7 @@ def make_cam(network: Network, method: str | None = None, layer: str | None = No
         ConfigError: for a method that the network does not allow; and the function, for a layer
             that there is not, that has no positions, or for images or classes that do not suit.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from automix_jax.evaluate.cam import make_cam
         >>> from automix_jax.evaluate.network import Network

@@ -39,12 +39,12 @@ def alignmix(
         layer: the feature map that is aligned, the last one before pooling.
         per: one ratio for all images of a call, as in the original, or one each.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax import create_model, mixups
         >>> images, labels = jnp.ones((4, 16, 16, 3)), jnp.arange(4)
         >>> model = create_model("resnet8", num_classes=10, stem="cifar")
-        >>> variables = model.init(jax.random.key(0), images)
+        >>> variables = jax.jit(model.init)(jax.random.key(0), images)
         >>> mix = mixups.create("alignmix", layer="stage3")
         >>> mixed = mix(jax.random.key(1), images, labels, num_classes=10)
         >>> model.apply(variables, mixed.images, transform=mixed.transform)[0].shape

@@ -37,14 +37,15 @@ def attentivemix(
     Raises:
         ConfigError: without attention.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax import create_model, mixups
         >>> images, labels = jnp.ones((4, 32, 32, 3)), jnp.arange(4)
         >>> model = create_model("resnet8", stem="cifar")  # in earnest, a pretrained one
-        >>> variables = model.init(jax.random.key(0), images)
-        >>> attention = model.apply(variables, images)[1]["stage3"].mean(-1)
+        >>> variables = jax.jit(model.init)(jax.random.key(0), images)
+        >>> _, features = jax.jit(model.apply)(variables, images)
         >>> mix = mixups.create("attentivemix")
+        >>> attention = features["stage3"].mean(-1)
         >>> mix(jax.random.key(1), images, labels, num_classes=10, attention=attention).images.shape
         (4, 32, 32, 3)
     """

@@ -47,7 +47,7 @@ def augmix(
         mean: that the images were normalised with, for all channels or one each.
         std: likewise.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax.mixups.augmix import augmix
         >>> images, labels = jnp.zeros((8, 32, 32, 3)), jnp.arange(8)

@@ -59,7 +59,7 @@ def comixup(
     Raises:
         ConfigError: without saliency, or for groups or grids that cannot be.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax.mixups import comixup
         >>> images, labels = jnp.ones((8, 32, 32, 3)), jnp.arange(8)

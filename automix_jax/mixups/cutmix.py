@@ -30,7 +30,7 @@ def cutmix(
         alpha: ratios come from Beta(alpha, alpha).
         per: one ratio and box for all images of a call, as in the original, or one each.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax import cutmix
         >>> images, labels = jnp.ones((8, 32, 32, 3)), jnp.arange(8)

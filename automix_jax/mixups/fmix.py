@@ -36,7 +36,7 @@ def fmix(
         per: one ratio and mask for all images of a call, as in the original, or one each.
         variant: "published" has the spectrum of the authors' code, see `low_frequency_noise`.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax.mixups.fmix import fmix
         >>> images, labels = jnp.ones((8, 32, 32, 3)), jnp.arange(8)

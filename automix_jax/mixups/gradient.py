@@ -22,7 +22,7 @@ def input_saliency(
     Returns:
         Saliency, float32.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from automix_jax.mixups import input_saliency
         >>> input_saliency(lambda images: jnp.square(images).sum(), jnp.full((1, 2, 2, 3), 2.0))

@@ -41,7 +41,7 @@ def gridmix(
             one of four draws; it then begins at a negative index, which Python counts from the
             other end: holes there move to the far border or are lost.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax.mixups.gridmix import gridmix
         >>> images, labels = jnp.ones((8, 32, 32, 3)), jnp.arange(8)

@@ -33,7 +33,7 @@ def manifoldmix(
         layers: the places to draw from: "input" or names of feature maps.
         per: one ratio for all images of a call, as in the original, or one each.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax import create_model, mixups
         >>> images, labels = jnp.ones((4, 16, 16, 3)), jnp.arange(4)

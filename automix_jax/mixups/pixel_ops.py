@@ -39,7 +39,7 @@ def apply_ops(
         level: strengths, up to 10.
         sign: 1 or -1, the direction of those that move pixels.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from automix_jax.mixups.pixel_ops import OPS, apply_ops
         >>> pixels = jnp.arange(9, dtype=jnp.uint8).reshape(1, 3, 3, 1)

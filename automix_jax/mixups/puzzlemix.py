@@ -60,7 +60,7 @@ def puzzlemix(
     Raises:
         ConfigError: without saliency, or for grids that cannot be.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax.mixups import input_saliency, puzzlemix
         >>> images, labels = jax.random.normal(jax.random.key(0), (4, 32, 32, 3)), jnp.arange(4)

@@ -38,7 +38,7 @@ def resizemix(
         lam: share of the image that a box leaves where nothing clips it: sides sqrt(1 - lam) in
             the place of the drawn ones.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax.mixups.resizemix import resizemix
         >>> images, labels = jnp.ones((8, 32, 32, 3)), jnp.arange(8)

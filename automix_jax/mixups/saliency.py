@@ -22,7 +22,7 @@ def fine_grained(images: UInt8[Array, "b h w c"]) -> UInt8[Array, "b h w"]:
     of it. Integers throughout, so that every backend gives the same map. Where brighter and darker
     add up to more than a byte holds, the byte wraps, as OpenCV's does.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from automix_jax.mixups.saliency import fine_grained
         >>> image = jnp.zeros((1, 32, 32, 3), jnp.uint8).at[0, 20, 10].set(255)
@@ -44,7 +44,7 @@ def spectral_residual(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w"]:
 
     What is left of the log-amplitudes of a small gray copy without their local mean, back in space.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from automix_jax.mixups.saliency import spectral_residual
         >>> image = jnp.zeros((1, 64, 64, 3), jnp.uint8).at[0, 20:24, 10:14].set(255)

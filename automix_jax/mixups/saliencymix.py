@@ -45,7 +45,7 @@ def saliencymix(
             do with the image.
         mean, std: of the images' normalisation; saliency is computed on bytes.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax.mixups.saliencymix import saliencymix
         >>> images, labels = jnp.ones((8, 32, 32, 3)), jnp.arange(8)

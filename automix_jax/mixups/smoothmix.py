@@ -36,7 +36,7 @@ def smoothmix(
         lam: weight of the own label; the spot gets the width that gives it, in the place of the
             drawn one.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax.mixups.smoothmix import smoothmix
         >>> images, labels = jnp.ones((8, 32, 32, 3)), jnp.arange(8)

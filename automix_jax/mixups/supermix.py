@@ -61,7 +61,7 @@ def supermix(
     Raises:
         ConfigError: without a teacher.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax.mixups.supermix import supermix
         >>> weights = jax.random.normal(jax.random.key(0), (8 * 8 * 3, 10))

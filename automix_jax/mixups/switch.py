@@ -39,7 +39,7 @@ def mixup_cutmix(
         per: one coin, ratio and box for all images of a call, one for each image i together with
             image B - 1 - i, or one each: timm's "batch", "pair" and "elem".
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax import mixups
         >>> images, labels = jnp.ones((8, 32, 32, 3)), jnp.arange(8)

@@ -36,14 +36,14 @@ def transmix(
         switch_prob: share of CutMix.
         per: one ratio and box for all images of a call, as in the original, or one each.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from automix_jax import create_model, mixups
         >>> images, labels = jnp.ones((4, 32, 32, 3)), jnp.arange(4)
         >>> model = create_model("deit_t", num_classes=10, blocks=2, width=24)
-        >>> variables = model.init(jax.random.key(0), images)
+        >>> variables = jax.jit(model.init)(jax.random.key(0), images)
         >>> mixed = mixups.transmix(jax.random.key(1), images, labels, num_classes=10)
-        >>> logits, features = model.apply(variables, mixed.images)
+        >>> logits, features = jax.jit(model.apply)(variables, mixed.images)
         >>> mixed.retarget(features["attention"]).shape
         (4, 10)
     """

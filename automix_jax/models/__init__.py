@@ -56,7 +56,13 @@ _MODELS = {
 
 
 def list_models() -> tuple[str, ...]:
-    """The names that `create_model` knows."""
+    """The names that `create_model` knows.
+
+    Examples:
+        >>> from automix_jax import list_models
+        >>> list_models()[:3]
+        ('resnet8', 'resnet18', 'resnet34')
+    """
     return tuple(_MODELS)
 
 
@@ -70,6 +76,16 @@ def create_model(name: str, *, num_classes: int = 1000, **options: Any) -> Backb
 
     Raises:
         ConfigError: for a name that is not known, or an option that the module does not have.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from automix_jax import create_model
+        >>> model = create_model("resnet18", num_classes=10, stem="cifar")
+        >>> images = jnp.zeros((2, 32, 32, 3))
+        >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)  # shapes alone
+        >>> logits, features = jax.eval_shape(model.apply, variables, images)
+        >>> logits.shape, features["stage3"].shape
+        ((2, 10), (2, 8, 8, 256))
     """
     known = model_options(name)
     for option in options:
@@ -100,6 +116,11 @@ def paper_layer(name: str) -> str:
 
     Raises:
         ConfigError: for a name that is not known.
+
+    Examples:
+        >>> from automix_jax import paper_layer
+        >>> paper_layer("resnet50"), paper_layer("deit_s")
+        ('stage3', 'block6')
     """
     return _entry(name).layer
 

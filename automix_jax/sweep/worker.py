@@ -13,9 +13,8 @@ import time
 import traceback
 from typing import Any
 
-from automix_jax.cli import leave
 from automix_jax.errors import AutoMixError, Stopped
-from automix_jax.train.stop import Stop
+from automix_jax.train.stop import Stop, leave
 
 BUSY = 75  # exit code: another process trains the cell
 # Seconds before a request is heeded: where a scheduler sends a signal to every process of a job,

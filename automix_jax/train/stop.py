@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 27.0  # seconds to finish a step and save; schedulers often kill after 30
@@ -87,3 +88,19 @@ class Stop:
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     """What Python's handler does; the thread hears of the signal by itself."""
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process.
+
+    Where it was interrupted it ends at once: threads that still compile what nobody waits for would
+    crash in a Python that is ending. So does one of several processes that fails: it would wait for
+    the others, which wait for it.
+    """
+    import jax
+
+    if code > 128 or (code and jax.distributed.is_initialized()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
