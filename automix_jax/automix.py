@@ -233,7 +233,8 @@ class JointAutoMix(AutoMix):
 
     The student's own features go to MixBlock, its loss on the mixed images trains both, and the
     gradients run through mask and features into both, entangled. There is no teacher. The paper
-    does not define this row; here it is Eq. 3 with one mixed batch, and with the mask loss.
+    does not define this row; here it is Eq. 3 with one mixed batch, with the mask loss, and with
+    its masks at every ratio: `lam_margin` is the student's of the pipeline.
     """
 
     @property

@@ -1,6 +1,8 @@
 """The command line: `automix train`, which is also `main.py`, and its companions."""
 
 import argparse
+import os
+import signal
 import sys
 import textwrap
 import traceback
@@ -86,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AutoMixError as error:
         return _fail(error)
     except KeyboardInterrupt:
-        goes_on = argv[0] == "evaluate" or argv[:2] in (["data", "prepare"], ["data", "corrupt"])
+        goes_on = argv[0] in ("evaluate", "reproduce", "sweep")
+        goes_on |= argv[:2] in (["data", "prepare"], ["data", "corrupt"])
         what = "the same command goes on" if goes_on else "what was not finished is not there"
         print(f"interrupted; {what}.", file=sys.stderr)
         return INTERRUPTED
@@ -124,7 +127,13 @@ def train(argv: Sequence[str], program: str = "python main.py") -> int:
 
 def run() -> NoReturn:
     """The program `automix`."""
-    leave(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads it, such as `| head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    leave(code)
 
 
 def _parse(argv: Sequence[str], program: str) -> tuple[argparse.Namespace, list[str]]:

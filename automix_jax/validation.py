@@ -155,7 +155,8 @@ def _check_numbers(config: ConfigDict) -> None:
             raise ConfigError(f"config.{name} is {_get(config, name)}: it must be below {limit}.")
     for name in ("lr", "mixblock_lr"):
         floor = name.replace("lr", "min_lr")
-        if config.optimizer[floor] > config.optimizer[name]:
+        left_open = name == "mixblock_lr" and not config.optimizer[name]
+        if config.optimizer[floor] > config.optimizer[name] and not left_open:
             raise ConfigError(
                 f"config.optimizer.{floor} is {config.optimizer[floor]}, above config.optimizer."
                 f"{name}, {config.optimizer[name]}: the rate falls from the one to the other."

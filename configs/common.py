@@ -20,7 +20,6 @@ from automix_jax.config import METHODS
 from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.models import model_options
 from configs.methods import set_method
-from configs.paper import set_mixblock_rate
 
 RELEASED_OPTIONS = {"mixup_cutmix": {"partner": "random"}}
 
@@ -94,7 +93,6 @@ def finish(
             f"recipe={options['recipe']}, but this file has one recipe: leave it out."
         )
     set_method(config, method, kind)
-    set_mixblock_rate(config)
     if variant == "released":
         config.model.bn_unbiased = "bn_unbiased" in model_options(config.model.name)
         (released if method == "automix" else rivals)(config)

@@ -133,24 +133,6 @@ def adamw(config: ConfigDict, lr: float, floor: float, warmup: float, drop_path:
     config.model.drop_path = drop_path
 
 
-def set_mixblock_rate(config: ConfigDict) -> None:
-    """MixBlock's rate in recipes of SGD, which the paper does not state: less for more channels.
-
-    A step moves the logit of a whole mask by the rate times the square of the features' norm, which
-    grows with their channels. With 256 of them the authors' 0.1 was too much on CIFAR-10: within
-    four epochs every mask was all white or all black (docs/results/cifar10_h200.md).
-    """
-    channels = _CHANNELS.get(config.model.name)
-    if config.optimizer.name == "sgd" and channels:
-        config.optimizer.mixblock_lr = 2.56 / channels
-
-
-_CHANNELS = {  # of the map that MixBlock reads
-    "resnet18": 256, "resnet34": 256, "wrn28_8": 256,
-    "resnet50": 1024, "resnet101": 1024, "resnext50_32x4d": 1024, "resnext101_32x4d": 1024,
-}  # fmt: skip
-
-
 def _read_at_224(config: ConfigDict) -> None:
     """Photographs, read as they are needed and cropped to 224 x 224."""
     config.data.loading = "stream"

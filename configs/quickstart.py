@@ -21,7 +21,7 @@ def get_config(arg=None):
     config.epochs = 6
     config.batch_size = 48  # divides among 1, 2, 4 and 8 devices
     config.optimizer.schedule = "step"
-    config.optimizer.mixblock_lr = 0.3
+    config.optimizer.mixblock_lr = 0.3  # for the 32 channels of this network
     config.teacher.momentum = 0.99
     config.run.sample_epochs = 1
     return common.finish(config, arg, "cifar", released.small)

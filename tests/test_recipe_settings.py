@@ -116,7 +116,7 @@ RELEASED = {
     "imagenet_convnext_t": DEIT
     | {"teacher.momentum_end": 0.99996, "batch_size": 4096, "num_groups": 32}
     | {"optimizer.lr": 4e-3, "optimizer.min_lr": 1e-6, "optimizer.mixblock_lr": 4e-3},
-    "cub200_r18": LARGE | {FLOOR: 5e-4},
+    "cub200_r18": LARGE | {RATE: 0.01, FLOOR: 5e-4},
     "aircraft_rx50": LARGE | {RATE: 0.01, FLOOR: 5e-4, "mask_loss.form": "l1_variance"},
     "inat2017_r18": LARGE | {RATE: 0.1, FLOOR: 1e-3},
     "inat2017_rx101": LARGE | {RATE: 0.1, FLOOR: 1e-4},

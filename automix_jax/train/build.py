@@ -115,10 +115,11 @@ def build(config: ConfigDict, facts: Facts, mesh: Mesh | None = None) -> Experim
     validate_data(config, facts)
     mesh = mesh or make_mesh()
     model = make_model(config, facts.num_classes)
-    feature_maps = check_network(config, model, facts.image_shape)
+    channels = check_network(config, model, facts.image_shape)
+    feature_maps = tuple(channels)
     check_test_images(config, model, facts.image_shape)
     steps_per_epoch = facts.train_images // config.batch_size
-    lr = make_lr(config, steps_per_epoch)
+    lr = make_lr(config, steps_per_epoch, channels.get(config_lib.layer(config)))
     mixblock = make_mixblock(config) if config.method.name == "automix" else None
     guide = make_guide(config)
     if mixblock is None:
@@ -351,8 +352,10 @@ def make_automix(
     )
 
 
-def make_lr(config: ConfigDict, steps_per_epoch: int) -> dict[str, optax.Schedule]:
-    """The learning rate of each optimizer group."""
+def make_lr(
+    config: ConfigDict, steps_per_epoch: int, channels: int | None = None
+) -> dict[str, optax.Schedule]:
+    """The learning rate of each optimizer group; `channels` are those that MixBlock reads."""
     optimizer = config.optimizer
     cosine = functools.partial(
         schedules.cosine_lr,
@@ -363,8 +366,30 @@ def make_lr(config: ConfigDict, steps_per_epoch: int) -> dict[str, optax.Schedul
     warmup = round(optimizer.warmup_epochs * steps_per_epoch)
     lr = {"student": schedules.warmed_up(cosine(optimizer.lr, optimizer.min_lr), warmup)}
     if config.method.name == "automix":
-        lr["mixblock"] = cosine(optimizer.mixblock_lr, optimizer.mixblock_min_lr)
+        rate = optimizer.mixblock_lr or _mixblock_lr(config, channels)
+        lr["mixblock"] = cosine(rate, optimizer.mixblock_min_lr)
     return lr
+
+
+def _mixblock_lr(config: ConfigDict, channels: int | None) -> float:
+    """MixBlock's learning rate where none is set.
+
+    A step of SGD moves the logit of a whole mask by the rate times the square of the features'
+    norm, which grows with their channels. Too long a step saturates it for good: with 256 channels
+    the authors' 0.1 made every mask all white or all black (docs/results/cifar10_h200.md).
+
+    Raises:
+        ConfigError: if the rate's floor is above it.
+    """
+    assert channels is not None  # MixBlock reads a map
+    optimizer = config.optimizer
+    rate = 2.56 / channels if optimizer.name == "sgd" else optimizer.lr
+    if optimizer.mixblock_min_lr > rate:
+        raise ConfigError(
+            f"config.optimizer.mixblock_min_lr is {optimizer.mixblock_min_lr}, above the rate from"
+            f" which it falls, {rate:g} for {channels} channels: lower it, or set mixblock_lr."
+        )
+    return rate
 
 
 def make_optimizer(
@@ -387,11 +412,12 @@ def make_optimizer(
 
 def check_network(
     config: ConfigDict, model: Classifier, image_shape: tuple[int, int, int]
-) -> tuple[str, ...]:
+) -> dict[str, int]:
     """Checks that the network takes the images, and MixBlock's feature map has several positions.
 
     Returns:
-        The names of its feature maps, in their order.
+        The channels of its feature maps by their names, in their order; without attention, which is
+        none to mix at.
 
     Raises:
         ConfigError: naming the field, its value and the remedy.
@@ -410,8 +436,9 @@ def check_network(
             f"config.model.name {config.model.name} cannot be built for images of"
             f" {image_shape[0]} x {image_shape[1]}: {error}"
         ) from error
+    channels = {name: features[name].shape[-1] for name in names if name != "attention"}
     if config.method.name != "automix":
-        return tuple(name for name in names if name != "attention")  # which is not one to mix at
+        return channels
     layer = config_lib.layer(config)
     if layer not in features:
         raise ConfigError(
@@ -423,7 +450,7 @@ def check_network(
             f"config.model.layer is {layer!r}, whose map is a single position for images of"
             f" {image_shape[0]} x {image_shape[1]}: use an earlier layer or larger images."
         )
-    return tuple(features)
+    return channels
 
 
 def check_test_images(

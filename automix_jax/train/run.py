@@ -92,6 +92,7 @@ class Run:
         self.polls = itertools.count()
         self.best = -math.inf  # headline accuracy of the best checkpoint
         self.saved = -1  # step of the last checkpoint
+        self.lap_step = 0  # from which the times of an epoch's record are, or of the start
         self.began = False  # this start has taken a step
 
     def train(self, changes: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
@@ -155,7 +156,7 @@ class Run:
             )
         self.clock.resume(info["seconds"])
         self.recovery.resume(tree["state"], info["rollbacks"])
-        self.saved = step
+        self.saved = self.lap_step = step
         return tree["state"], tree["metrics"], step
 
     def new_state(self) -> TrainState:
@@ -393,9 +394,13 @@ class Run:
         if every and (epoch % every == 0 or last):
             with self.clock("pictures"):
                 self.draw(state, epoch, step)
-        record |= {f"time/{part}": seconds for part, seconds in self.clock.lap().items()}
+        lap = self.clock.lap()
+        record |= {f"time/{part}": seconds for part, seconds in lap.items()}
         record["time/seconds"] = sum(self.clock.seconds.values())
-        record["time/images_per_second"] = self.narrator.rate(step)
+        # A run that is resumed at the end of an epoch has taken no step of it.
+        taken = (step - self.lap_step, lap) if step > self.lap_step else (step, self.clock.seconds)
+        record["time/images_per_second"] = self.narrator.rate(*taken)
+        self.lap_step = step
         return record
 
     def draw(self, state: TrainState, epoch: int, step: int) -> None:

@@ -148,7 +148,7 @@ _NAMES = {
     "train/loss_clean": "clean images",
     "train/loss_mix": "mixed images",
     "train/loss_generate": "mixed images, for MixBlock",
-    "train/loss_mask": "mask",
+    "train/loss_mask": "mask, before its weight",
     "train/mask_dropped": "share of steps without mask loss",
     "lr/mixblock": "MixBlock",
     "time/images_per_second": "images per second",

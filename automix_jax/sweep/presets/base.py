@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.sweep import published
 from automix_jax.sweep.cells import Row
+from automix_jax.sweep.published import Published
 
 NETWORKS = {  # of the recipes' file names
     "r18": "resnet18", "r34": "resnet34", "r50": "resnet50", "r101": "resnet101",
@@ -42,7 +43,9 @@ class Budget(NamedTuple):
 
 BUDGETS = {
     "paper": Budget("the whole recipe, as it is published"),
-    "gpu": Budget("the recipe's data and network for 20 epochs: minutes a row on a GPU", epochs=20),
+    "gpu": Budget(
+        "the recipe's data and network for 20 epochs: minutes a row for CIFAR on a GPU", epochs=20
+    ),
     "cpu": Budget(
         "a small network on the embedded images at 14 x 14: minutes a row on two cores",
         recipe="quickstart",
@@ -110,18 +113,23 @@ class Choice:
         """
         budget = BUDGETS[self.budget]
         epochs = self.epochs or budget.epochs
-        argument = self._argument(method, epochs)
+        argument = f"method={method},variant={self.variant}"
+        if epochs:
+            argument += f",epochs={epochs}"
         own = [f"--config.{field}" for field in (_TEACHER, *budget.fields, *fields)]
         return self.load(f"{self.recipe}:{argument}", [*own, *self.overrides])
 
-    def reference(self, method: str, fields: Sequence[str], epochs: int) -> ConfigDict:
-        """The configuration that a published number is of."""
-        recipe = f"{self.published_recipe}:{self._argument(method, epochs)}"
-        return self.load(recipe, [f"--config.{field}" for field in (_TEACHER, *fields)])
+    def reference(self, method: str, fields: Sequence[str], number: Published) -> ConfigDict:
+        """The configuration that a published number is of.
 
-    def _argument(self, method: str, epochs: int) -> str:
-        argument = f"method={method},variant={self.variant}"
-        return f"{argument},epochs={epochs}" if epochs else argument
+        The paper's are of what the paper states; the authors' pages go with their files.
+        """
+        variant = "paper" if number.source.startswith("Table") else "released"
+        argument = f"method={method},variant={variant}"
+        if number.epochs:
+            argument += f",epochs={number.epochs}"
+        own = [f"--config.{field}" for field in (_TEACHER, *fields)]
+        return self.load(f"{self.published_recipe}:{argument}", own)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,9 +218,8 @@ def make_row(
     """
     reference, number = None, ""
     if paper and not choice.small:
-        found = published.get(paper)
         number = paper
-        reference = choice.reference(method, fields, found.epochs or 0)
+        reference = choice.reference(method, fields, published.get(paper))
     return Row(
         name=name,
         config=choice.config(method, fields),

@@ -1,5 +1,6 @@
 """Tables 1 to 9."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from automix_jax.sweep import published
@@ -21,6 +22,8 @@ def compared(table: str, methods: Sequence[str] = _COMMON) -> Callable[[Choice],
     """The rows of a table of methods."""
 
     def rows(choice: Choice) -> list[Row]:
+        if choice.backbone == "wrn28_8" and choice.budget == "paper" and not choice.epochs:
+            choice = dataclasses.replace(choice, epochs=400)  # as its numbers are
         return [
             make_row(choice, NAMES[method], method, _number(table, choice, method))
             for method in methods
@@ -31,22 +34,21 @@ def compared(table: str, methods: Sequence[str] = _COMMON) -> Callable[[Choice],
 
 
 def _number(table: str, choice: Choice, method: str) -> str:
-    """The name of a method's published accuracy.
+    """The name of a method's published accuracy; empty where there is none.
 
-    On ImageNet there is one for 100 epochs and one for 300; on CIFAR the authors' tables have other
-    lengths than the paper's.
+    It is the table's own, unless only the authors' pages have one of the length that is trained. A
+    short run stands beside the shortest that is published.
     """
     if choice.small:
         return ""
-    if table == "table2":
-        length = 300 if choice.epochs == 300 else 100
-        return f"{table}/{choice.column}/{length}/{method}"
-    if table == "table4":
-        return f"{table}/{choice.column}/{method}/clean"
-    # A short run stands beside the shortest that is published.
+    part = {"table2": f"/{300 if choice.epochs == 300 else 100}"}.get(table, "")
+    own = f"{table}/{choice.column}{part}/{method}"
+    own += "/clean" if table == "table4" else ""
     length = choice.epochs or (200 if choice.budget == "gpu" else 0)
     other = f"openmixup/{choice.column}/{length}/{method}"
-    return other if published.has(other) else f"{table}/{choice.column}/{method}"
+    if not published.has(own) or published.get(own).epochs != length:
+        own = other if published.has(other) else own
+    return own if published.has(own) else ""
 
 
 def _table5(choice: Choice) -> list[Row]:
@@ -60,11 +62,8 @@ def _table6(choice: Choice) -> list[Row]:
     """Its numbers are of localisation; accuracies stand beside Table 3's."""
     methods = ("vanilla", "mixup", "cutmix", "fmix", "puzzlemix", "comixup", "automix")
 
-    def number(method: str) -> str:
-        # Table 3 has no Co-Mixup.
-        return _number("table3", choice, method) if method != "comixup" else ""
-
-    return [make_row(choice, NAMES[m], m, number(m)) for m in methods if choice.wants(m)]
+    return [make_row(choice, NAMES[m], m, _number("table3", choice, m))
+            for m in methods if choice.wants(m)]  # fmt: skip
 
 
 def _table7(choice: Choice) -> list[Row]:
@@ -119,9 +118,12 @@ def _ablation(
 def _table9(choice: Choice) -> list[Row]:
     """The feature map that MixBlock reads."""
     rows = [make_row(choice, "MixUp", "mixup", f"table9/{choice.column}/mixup")]
-    for layer in range(1, 3 if choice.small else 5):
-        # The parameters that the paper counts are of two projections.
-        fields = (f"model.layer=stage{layer}", "mixblock.share_qk=False")
+    maps = ["stage1", "stage2"] if choice.small else [f"stage{layer}" for layer in range(1, 5)]
+    if choice.backbone == "rx50" and not choice.small:  # by the parameters that the paper counts
+        maps[:2] = ["stem", "stage1"]
+    for layer, name in enumerate(maps, 1):
+        # They are of two projections.
+        fields = (f"model.layer={name}", "mixblock.share_qk=False")
         number = f"table9/{choice.column}/l{layer}"
         rows.append(make_row(choice, f"AutoMix, l = {layer}", "automix", number, fields=fields))
     return [row for row in rows if choice.wants(row.method)]
