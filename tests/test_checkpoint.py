@@ -474,7 +474,7 @@ def test_format_1_is_refused_by_its_number(tmp_path):
 
 def test_a_newer_format_is_refused_by_its_number(folder, monkeypatch):
     with opened(folder) as checkpoints:
-        monkeypatch.setattr(manifest, "FORMAT", 3)
+        monkeypatch.setattr(manifest, "FORMAT", FORMAT + 1)
         checkpoints.put(24)
         monkeypatch.undo()
         with pytest.raises(CheckpointError, match="last/24 is of format 3"):

@@ -94,7 +94,8 @@ class SweepProgress:
                 self.say(f"{running.cell.folder}: {running.describe()}")
         count = sum(cell.key in ended for cell in self._cells)
         epochs = sum(cell.config.epochs for cell in self._cells if cell.key in ended)
-        epochs += sum(running.epoch for running in self._running.values())
+        training = [r for r in self._running.values() if r.cell.key not in ended]
+        epochs += sum(running.epoch for running in training)
         self._bars.update(
             self._whole,
             completed=epochs,

@@ -16,7 +16,7 @@ from typing import Any
 
 from automix_jax.errors import CheckpointError
 
-FORMAT = 2  # of a checkpoint; 1 had no manifest
+FORMAT = 3  # of a checkpoint; 1 had no manifest, 2 less metrics of AutoMix
 NAME = "manifest.json"
 _UNABLE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}  # what file systems say that cannot sync
 
