@@ -44,7 +44,12 @@ def result(row, trial, accuracy, *, hours=1.0, lists=None, **changes):
         "accuracy": lists,
         "loss": [1.0] * config.epochs,
         "skipped_steps": 0,
-        "seconds": {"total": 3600 * hours, "train": 3000 * hours},
+        "seconds": {
+            "total": 3600 * hours,
+            "train": 3000 * hours,
+            "input": 60 * hours,
+            "evaluate": 540 * hours,
+        },
         "images_per_second": 1000.0,
         "parameters": {"student": 11_173_962, "mixblock": 65_921},
         "device": "1 x NVIDIA H100",

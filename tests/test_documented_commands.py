@@ -147,7 +147,13 @@ def check_training(arguments):
     """Flags are known, the recipe takes its argument and the overrides, and every field can be."""
     flags, overrides = cli._parse(arguments, "python main.py")
     assert flags.workdir
-    validate(recipes.override(recipes.load_config(flags.config), overrides), 1)
+    check_config(recipes.override(recipes.load_config(flags.config), overrides))
+
+
+def check_config(config):
+    """Every field can be, and it says where the images are, unless they are embedded."""
+    validate(config, 1)
+    assert config.data.path or config.data.name == "fashion_mnist_sample", config.data.name
 
 
 def check_automix(arguments, request):
@@ -174,7 +180,7 @@ def check_automix(arguments, request):
         rows = read_rows(named, lambda name: recipes.override(recipes.load_config(name), rest))
         for row in rows:
             if needs(row.config) not in ("attention", "predict"):  # the sweep makes these first
-                validate(row.config, 1)
+                check_config(row.config)
 
 
 def check_pip(arguments):

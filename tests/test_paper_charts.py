@@ -10,6 +10,7 @@ from PIL import Image
 from automix_jax.errors import ConfigError
 from automix_jax.report import charts, paper_charts, paper_marks
 from automix_jax.sweep import table
+from automix_jax.sweep.cells import trials
 from tests.sweep_results import NAMES, curve, make_row, result
 
 HOURS = {"vanilla": 1.0, "mixup": 1.1, "cutmix": 1.1, "automix": 2.5}
@@ -53,6 +54,7 @@ def test_time_against_accuracy(methods, tmp_path):
         assert point["mean"] == pytest.approx(accuracy)  # of the last two epochs
         assert point["std"] == pytest.approx(0.2)
         assert point["times_vanilla"] == pytest.approx(HOURS[point["method"]])
+        assert point["training_hours"] == pytest.approx(0.85 * HOURS[point["method"]])
     assert content["device"] == "1 x NVIDIA H100, float32"
     # The same at every run.
     again = paper_charts.time_against_accuracy(methods, tmp_path / "again")
@@ -97,11 +99,13 @@ def test_accuracy_by_layer(tmp_path):
     path = tmp_path / "table9"
     points = check(paper_charts.accuracy_by_layer(found, path), path)["points"]
     assert [point["layer"] for point in points] == [None, "stage1", "stage3"]
-    assert [point["hours"] for point in points] == [2.0] * 3
+    assert [point["training_hours"] for point in points] == pytest.approx([1.7] * 3)
     assert points[1]["parameters"] == 11_173_962 + 65_921
     alone = make(rows[:1], (63.0,))
-    with pytest.raises(ConfigError, match="no accuracy of AutoMix"):
+    with pytest.raises(ConfigError, match=r"no accuracy of AutoMix .*: there is no such row\.$"):
         paper_charts.accuracy_by_layer(alone, path)
+    with pytest.raises(ConfigError, match=r"no accuracy of AutoMix .*: l = 1: pending\.$"):
+        paper_charts.accuracy_by_layer(make(rows[:2], (63.0, None)), path)
 
 
 def test_accuracy_by_epoch_has_the_band_of_the_seeds(methods, tmp_path):
@@ -140,8 +144,45 @@ def test_ablation_bars_are_paired_gains(tmp_path):
     published = [bar["published_gain"] for bar in group["bars"]]
     assert published[0] is None
     assert published[1:] == pytest.approx([2.29, 2.47, 2.58])
-    with pytest.raises(ConfigError, match="no two rows of a method"):
+    with pytest.raises(ConfigError, match=r"no gain to draw yet.*: none: ok\.$"):
         paper_charts.ablation_bars(make(rows[:1], (78.0,)), path)
+    with pytest.raises(ConfigError, match=r"no gain to draw yet.*: none: pending; .*: ok\.$"):
+        paper_charts.ablation_bars(make(rows[:2], (None, 78.0)), path)
+
+
+def test_a_method_of_one_row_is_the_base_of_all(tmp_path):
+    """Random grids, of Table 7."""
+    recipe = "tiny_imagenet_r18"
+    rows = [make_row("randomgrid", "random grids", recipe=recipe, paper=False)] + [
+        make_row("automix", name, recipe=recipe, paper=False, mask_loss__weight=weight)
+        for name, weight in (("+ cross attention", 0.0), ("+ loss of λ", 0.1))
+    ]
+    path = tmp_path / "table7"
+    found = make(rows, (60.0, 61.5, 63.0))
+    (group,) = check(paper_charts.ablation_bars(found, path), path)["groups"]
+    assert group["base"] == "random grids"
+    gains = {bar["name"]: bar["gain"] for bar in group["bars"]}
+    assert gains == pytest.approx(
+        {"random grids": 0.0, "+ cross attention": 1.5, "+ loss of λ": 3.0}
+    )
+
+
+def test_methods_of_several_rows_have_each_its_base(tmp_path):
+    """MixUp, CutMix and AutoMix, of Table 8; a group without its base is left out."""
+    rows = [
+        make_row(method, f"{name}, {part}", recipe="cifar100_r18", paper=False, method__alpha=alpha)
+        for method, name in (("mixup", "MixUp"), ("cutmix", "CutMix"), ("automix", "AutoMix"))
+        for part, alpha in (("none", 1.0), ("+ MP", 2.0))
+    ]
+    path = tmp_path / "table8"
+    found = make(rows, (78.0, 79.0, 77.0, 79.5, 80.0, 81.0))
+    groups = check(paper_charts.ablation_bars(found, path), path)["groups"]
+    assert [group["base"] for group in groups] == ["MixUp, none", "CutMix, none", "AutoMix, none"]
+    gains = [[bar["gain"] for bar in group["bars"]] for group in groups]
+    assert gains == [pytest.approx([0.0, gain]) for gain in (1.0, 2.5, 1.0)]
+    early = make(rows, (78.0, 79.0, None, 79.5, 80.0, None))
+    (group,) = check(paper_charts.ablation_bars(early, path), path)["groups"]
+    assert group["base"] == "MixUp, none"
 
 
 CHARTS = (
@@ -154,11 +195,28 @@ CHARTS = (
 
 
 @pytest.mark.parametrize("draw", CHARTS, ids=lambda draw: draw.__name__)
-def test_nothing_to_draw_is_said(draw, tmp_path):
-    found = table.make([make_row("automix")], [])
-    with pytest.raises(ConfigError, match="no accuracy to draw yet"):
+@pytest.mark.parametrize("others", [[], [result(make_row("mixup"), 0, 91.0)]])
+def test_nothing_to_draw_is_said(draw, others, tmp_path):
+    """Also where the folder has results of other rows."""
+    rows = [make_row("automix"), make_row("cutmix"), make_row("vanilla")]
+    failure = {"key": trials(rows[2], 1)[0].key, "reason": "it ran out of memory"}
+    found = table.make(rows, others, failures=[failure])
+    with pytest.raises(ConfigError) as caught:
         draw(found, tmp_path / "chart")
+    assert str(caught.value) == (
+        "the table has no accuracy to draw yet: AutoMix, CutMix: pending;"
+        " Vanilla: failed: it ran out of memory."
+    )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("draw", CHARTS, ids=lambda draw: draw.__name__)
+def test_an_incomplete_row_alone_is_nothing_to_draw(draw, tmp_path):
+    row = make_row("automix")
+    lists = {head: [90.0] * 19 + [None] for head in ("student_mix", "teacher_mix")}
+    found = table.make([row], [result(row, 0, 0, lists=lists)])
+    with pytest.raises(ConfigError, match="AutoMix: incomplete: no finite accuracy after epoch 20"):
+        draw(found, tmp_path / "chart")
 
 
 def test_a_folder_that_is_not_there_is_said(methods, tmp_path):

@@ -241,8 +241,12 @@ def test_kills_and_two_runners(swept, cache):
 def test_a_sweep_that_has_ended(swept, capsys, monkeypatch):
     """No process starts; the data need not be there any more."""
     monkeypatch.setattr("subprocess.Popen", None)
-    argv = arguments(swept.folder, "supermix+vanilla", data=swept.folder / "gone.npz")
-    assert cli.main(argv) == 0
+    data = swept.folder / "data.npz"
+    hidden = data.rename(swept.folder / "hidden.npz")
+    try:
+        assert cli.main(arguments(swept.folder, "supermix+vanilla")) == 0
+    finally:
+        hidden.rename(data)
     assert "2 of 2 cells have ended" in capsys.readouterr().out
     rows = (swept.folder / "runs/report.csv").read_text().splitlines()
     assert [row.partition(",")[0] for row in rows[1:3]] == ["supermix", "vanilla"]

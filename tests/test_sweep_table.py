@@ -1,6 +1,7 @@
 """The protocol, the footnotes and the table of a sweep, on results that nothing was trained for."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -9,7 +10,8 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import scipy.stats
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -120,10 +122,38 @@ def test_pairs_are_of_the_same_seed():
     assert found.std == pytest.approx(math.sqrt(4.5))
 
 
-def test_nothing_exceeds_an_error_that_is_not_known():
-    assert not protocol.exceeds(5.0, None)
-    assert not protocol.exceeds(-0.2, 0.1)
-    assert protocol.exceeds(-0.21, 0.1)
+def test_nothing_exceeds_an_interval_that_is_not_known():
+    assert not protocol.exceeds(5.0, protocol.summarize([3.0], 1))
+    assert not protocol.exceeds(5.0, protocol.summarize([], 3))
+
+
+# Of Student's distribution, as tables print it to four places.
+QUANTILES = {2: 12.7062, 3: 4.3027, 4: 3.1824, 5: 2.7764, 10: 2.2622}
+
+
+@pytest.mark.parametrize(("n", "quantile"), QUANTILES.items())
+def test_the_interval_allows_for_few_seeds(n, quantile):
+    found = protocol.summarize([float(i) for i in range(n)], n)
+    assert found.interval / found.standard_error == pytest.approx(quantile, abs=5e-5)
+    assert protocol.exceeds(-1.001 * found.interval, found)
+    assert not protocol.exceeds(0.999 * found.interval, found)
+
+
+@given(st.lists(st.integers(-50, 50), min_size=2, max_size=6).filter(lambda x: len(set(x)) > 1))
+def test_what_exceeds_is_what_a_t_test_finds(values):
+    found = protocol.summarize([float(value) for value in values], len(values))
+    p = scipy.stats.ttest_1samp(values, 0).pvalue
+    assume(abs(p - 0.05) > 1e-9)
+    assert protocol.exceeds(found.mean, found) == (p < 0.05)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_chance_is_clear_once_in_twenty(seeds):
+    """Of differences between equals."""
+    draws = np.random.default_rng(0).standard_normal((4000, seeds))
+    found = [protocol.summarize(values.tolist(), seeds) for values in draws]
+    share = np.mean([protocol.exceeds(summary.mean, summary) for summary in found])
+    assert share == pytest.approx(0.05, abs=0.0138)  # four standard deviations of 4000 draws
 
 
 # --- footnotes
@@ -240,6 +270,7 @@ def test_means_are_of_the_medians_of_the_seeds(full):
     assert line.teacher.mean == pytest.approx(92.5)
     assert [x.teacher for x in full.lines[:3]] == [None] * 3
     assert line.hours == (1.0,) * 3
+    assert line.training_hours == (3060 / 3600,) * 3
     assert [x.rank for x in full.lines] == [0, 0, 2, 1]
     assert full.footnotes == ("epochs 20 instead of 800",)
     assert [x.marks for x in full.lines] == [(1,)] * 4
@@ -254,9 +285,10 @@ def test_markdown_of_a_table(full):
     assert "| **93.00 ± 0.10** | 92.50 ± 0.10 | 97.34 (Table 1) | -4.34 <sup>1</sup> |" in text
     assert "93.00 / 93.00 | 3.0 (1.0) | ok |" in text
     assert "<sup>1</sup> epochs 20 instead of 800" in text
-    assert "| MixUp | AutoMix | 3 | -2.00 | 0.00 | yes |" in text
-    below = "below it by more than two standard errors: Vanilla, MixUp, CutMix."
+    assert "| MixUp | AutoMix | 3 | -2.00 | 0.00 | ± 0.00 | yes |" in text
+    below = "clearly below it (95 %): Vanilla, MixUp, CutMix."
     assert f"Compared with AutoMix, {below}" in text
+    assert "These are 3 comparisons, each with 95 % confidence" in text
     assert "Table 1: CIFAR-10, R-18, Vanilla; CIFAR-10, R-18, MixUp;" in text
 
 
@@ -269,7 +301,7 @@ def test_a_difference_counts_in_the_same_setting_only(whole, full):
     text = found.markdown()
     assert "| -0.05 n.s. |" in text
     assert "| +0.38 |" in text
-    assert "n.s.: within two standard errors" in text
+    assert "n.s.: within the 95 % interval of ours" in text
     assert "n.s." not in full.markdown()
     shown = io.StringIO()
     style = {"force_terminal": True, "color_system": "standard", "no_color": False}
@@ -289,7 +321,73 @@ def test_one_seed_has_no_spread(whole):
     assert "| 1/1 | <ins>91.60 (n = 1)</ins> |" in text
     assert "± 0" not in text
     assert "n.s." not in text
-    assert "with one seed, which has no standard error: Vanilla, MixUp, CutMix." in text
+    assert "with one seed, which tells nothing of chance: Vanilla, MixUp, CutMix." in text
+    assert "| MixUp | AutoMix | 1 | -2.00 | n = 1 | - | - |" in text
+    assert len(found.verdicts) == 1  # nothing was tested
+
+
+def make_pair(differences, seeds):
+    """Vanilla and AutoMix, whose seeds differ by so much."""
+    rows = [make_row("vanilla"), make_row("automix")]
+    results = [result(rows[0], trial, 90.0 + d) for trial, d in enumerate(differences)]
+    results += [result(rows[1], trial, 90.0) for trial in range(seeds)]
+    return table.make(rows, results, seeds)
+
+
+def test_two_standard_errors_of_three_seeds_are_chance():
+    found = make_pair((0.1, 0.4, 0.7), 3)  # 0.4, with an error of 0.173: 2.3 of them
+    (pair,) = found.pairs
+    assert not pair.clear
+    assert "| Vanilla | AutoMix | 3 | +0.40 | 0.17 | ± 0.75 | no |" in found.markdown()
+    assert found.verdicts == ("Compared with AutoMix, not clearly different: Vanilla.",)
+    found = make_pair((0.6, 0.9, 1.2), 3)
+    assert found.verdicts == ("Compared with AutoMix, clearly above it (95 %): Vanilla.",)
+    assert not make_pair((0.6, 0.9), 2).pairs[0].clear  # which needs 12.7 errors
+
+
+def test_the_numbers_have_their_intervals():
+    found = make_pair((0.1, 0.4, 0.7), 3)
+    content = json.loads(found.json())
+    (pair,) = content["paired"]
+    assert pair["clear"] is False
+    assert pair["difference"]["interval_95"] == pytest.approx(4.302653 * 0.3 / math.sqrt(3))
+    line = next(csv.DictReader(io.StringIO(found.csv())))
+    assert float(line["interval_95"]) == content["rows"][0]["ours"]["interval_95"]
+    assert float(line["training_hours"]) == pytest.approx(0.85 * float(line["hours"]))
+    assert content["rows"][0]["training_hours"] == [0.85] * 3
+
+
+def test_a_row_may_be_the_one_to_compare_with(rows):
+    chosen = dataclasses.replace(rows[1], against=True)
+    found = table.make([rows[0], chosen, *rows[2:]], make_results(rows), 3)
+    assert [(pair.line.name, pair.reference) for pair in found.pairs] == [
+        ("Vanilla", "MixUp"),
+        ("CutMix", "MixUp"),
+        ("AutoMix", "MixUp"),
+    ]
+    # Without one it is the last AutoMix, and without AutoMix the first row.
+    whole = make_row("automix", "AutoMix, whole", mask_loss__weight=0.2)
+    last = table.make([*rows, whole], make_results(rows), 3)
+    assert {pair.reference for pair in last.pairs} == {"AutoMix, whole"}
+    first = table.make(rows[:3], make_results(rows), 3)
+    assert {pair.reference for pair in first.pairs} == {"Vanilla"}
+
+
+def test_who_is_compared_changes_no_training(rows):
+    (cell,) = trials(rows[1], 1)
+    assert trials(dataclasses.replace(rows[1], against=True), 1)[0].key == cell.key
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [("npz", False), ("folder", False), ("tfds:eurosat", False), ("imagenet", True)],
+)
+def test_data_of_a_user_are_told_by_their_path(name, same):
+    """A published dataset is the same wherever it lies."""
+    keys = {
+        trials(make_row("mixup", data__name=name, data__path=path), 1)[0].key for path in ("a", "b")
+    }
+    assert (len(keys) == 1) == same
 
 
 def test_a_sweep_that_is_under_way(rows):
@@ -353,7 +451,9 @@ def test_rows_are_compared_on_the_same_data_and_network():
     ]
     assert "| MixUp | ResNeXt-50 | CIFAR-100 |" in found.markdown()
     assert "published" not in found.markdown()
-    assert found.verdicts[1].startswith("CIFAR-100, ResNeXt-50: Compared with AutoMix, below")
+    assert found.verdicts[1].startswith(
+        "CIFAR-100, ResNeXt-50: Compared with AutoMix, clearly below"
+    )
 
 
 def test_equals_share_a_rank(rows):

@@ -40,10 +40,17 @@ def finished(table: Table) -> list[Line]:
     """
     lines = [line for line in table.lines if line.ours.mean is not None]
     if not lines:
-        raise ConfigError(
-            "the sweep has no accuracy to draw yet: come back when its first cell has ended."
-        )
+        raise ConfigError(f"the table has no accuracy to draw yet: {waited_for(table.lines)}.")
     return lines
+
+
+def waited_for(lines: Sequence[Line]) -> str:
+    """Why a chart has nothing to show of some rows, such as "MixUp, AutoMix: pending"."""
+    names = (
+        f"{', '.join(line.name for line in alike)}: {alike[0].status}"
+        for alike in groups(lines, lambda line: line.status)
+    )
+    return "; ".join(names) or "there is no such row"
 
 
 def groups(lines: Sequence[Line], key: Callable[[Line], Hashable]) -> list[list[Line]]:
@@ -79,6 +86,21 @@ def row_name(line: Line, lines: Sequence[Line]) -> str:
     """A row's name, with its data and network where those vary."""
     several = len({other.group for other in lines}) > 1
     return ", ".join([line.name, *line.group]) if several else line.name
+
+
+def series_name(line: Line, groups: Sequence[Sequence[Line]], *, always: bool = False) -> str:
+    """What tells a group of rows from the others."""
+    firsts = [group[0] for group in groups]
+    parts = [
+        part
+        for part, others in (
+            (line.method, {first.method for first in firsts}),
+            (line.dataset, {first.dataset for first in firsts}),
+            (line.backbone, {first.backbone for first in firsts}),
+        )
+        if len(others) > 1
+    ]
+    return ", ".join(parts or ([line.dataset, line.backbone] if always else []))
 
 
 def numbers(line: Line) -> dict[str, Any]:

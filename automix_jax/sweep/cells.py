@@ -10,12 +10,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from automix_jax import config as config_lib
+from automix_jax.sweep import labels
 
 # Fields that change no number, or nothing but its rounding, and may differ between two starts.
 _KEEPS_NUMBERS = (
     "accumulation",
     "data.bad_share",
-    "data.path",
+    "data.path",  # of a published dataset, see `Cell.key`
     "eval.batch_size",
     "model.remat",
     "steps_per_dispatch",
@@ -35,6 +36,7 @@ class Row:
         reference: the configuration that the published number is of.
         recipe: stem of the recipe's file, "cifar10_r18".
         method: "mixup"; "supermix" trains as vanilla does, on images that are made beforehand.
+        against: whether the others of its group are compared with it.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Row:
     reference: ConfigDict | None = None
     recipe: str = ""
     method: str = ""
+    against: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Cell:
             for name, value in flat(self.config).items()
             if name not in _KEEPS_NUMBERS and not name.startswith("run.")
         }
+        if self.config.data.name not in labels.IMAGES:  # nothing else tells it from other data
+            told["data.path"] = self.config.data.path
         if self.method == "supermix":  # which trains with vanilla's configuration
             told["supermix"] = True
         canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))

@@ -24,6 +24,7 @@ class Line:
     Attributes:
         name: of the row.
         method: its name in the configuration, or "supermix".
+        against: whether the others of its group are compared with it.
         config: of seed 0's trial.
         backbone: what the network is called.
         dataset: what the data is called.
@@ -39,7 +40,8 @@ class Line:
         comparable: whether the setting is the published number's, but for the precision.
         marks: numbers of the footnotes on how the setting differs from the published number's.
         paper_marks: numbers of the footnotes on the published number.
-        hours: that each finished cell took.
+        hours: that each finished cell took, with compilation, evaluation, pictures and checkpoints.
+        training_hours: of these in training steps and waiting for their input.
         parameters: of the network that is evaluated and of MixBlock, None before a cell has
             finished.
         status: "ok", "2 of 3", "pending", "failed: ..." or "incomplete: ...".
@@ -50,6 +52,7 @@ class Line:
 
     name: str
     method: str
+    against: bool
     config: ConfigDict
     backbone: str
     dataset: str
@@ -66,6 +69,7 @@ class Line:
     marks: tuple[int, ...]
     paper_marks: tuple[int, ...]
     hours: tuple[float, ...]
+    training_hours: tuple[float, ...]
     parameters: int | None
     status: str
     rank: int = 0
@@ -78,10 +82,10 @@ class Line:
 
     @property
     def clear(self) -> bool:
-        """Whether ours differs by more than two standard errors, in the same setting."""
+        """Whether ours differs from the published by more than chance, in the same setting."""
         if self.difference is None or not self.comparable:
             return False
-        return protocol.exceeds(self.difference, self.ours.standard_error)
+        return protocol.exceeds(self.difference, self.ours)
 
     @property
     def group(self) -> tuple[str, str]:
@@ -143,6 +147,7 @@ def _line(
     return Line(
         name=row.name,
         method=row.method or row.config.method.name,
+        against=row.against,
         config=row.config,
         backbone=labels.backbone(row.config),
         dataset=labels.dataset(row.config),
@@ -159,6 +164,7 @@ def _line(
         marks=notes.mark(texts + (footnotes.of_precision(records) if number is not None else [])),
         paper_marks=notes.mark([number.note] if number is not None and number.note else []),
         hours=tuple(record["seconds"]["total"] / 3600 for record in records),
+        training_hours=tuple(_training_hours(record) for record in records),
         parameters=_parameters(records),
         status=_status(found, reasons, seeds),
     )
@@ -180,6 +186,11 @@ def _teacher(records: Sequence[Record], head: str, expected: int) -> Summary | N
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
+
+
+def _training_hours(record: Record) -> float:
+    seconds = record["seconds"]
+    return (seconds["train"] + seconds.get("input", 0.0)) / 3600
 
 
 def _parameters(records: Sequence[Record]) -> int | None:

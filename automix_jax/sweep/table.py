@@ -32,9 +32,9 @@ class Pair:
 
     @property
     def clear(self) -> bool:
-        """Whether the mean difference exceeds two standard errors."""
+        """Whether the mean difference is more than chance, with 95 % confidence."""
         mean = self.difference.mean
-        return mean is not None and protocol.exceeds(mean, self.difference.standard_error)
+        return mean is not None and protocol.exceeds(mean, self.difference)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Table:
     Attributes:
         lines: the rows.
         pairs: the rows but the reference rows, each compared with its reference row.
-        verdicts: which paired differences exceed two standard errors, in a sentence a group.
+        verdicts: which paired differences are more than chance, in a sentence a group, and how
+            many of them chance alone would make so.
         footnotes: the first has number 1.
         facts: what holds for the whole table, by name: the protocol, devices, versions and so on.
         seeds: how many trials a complete row has.
@@ -125,23 +126,30 @@ def make(
 
 
 def _pairs(lines: Sequence[Line], seeds: int) -> list[Pair]:
-    """Compares each row with its group's AutoMix, or with the first where there is none.
-
-    Of several, as in an ablation, it is the last: with all its parts.
-    """
+    """Compares each row with one of its group, see `_reference`."""
     pairs = []
     for line in lines:
         peers = [peer for peer in lines if peer.group == line.group]
-        whole = [peer for peer in peers if peer.method == "automix"]
-        reference = whole[-1] if whole else peers[0]
+        reference = _reference(peers)
         if line is not reference:
             difference = protocol.paired(line.trials, reference.trials, seeds)
             pairs.append(Pair(line, reference.name, difference))
     return pairs
 
 
+def _reference(peers: Sequence[Line]) -> Line:
+    """The row with which the others of its group are compared.
+
+    It is the one that says so, or AutoMix, of several the last, as in an ablation that has all its
+    parts; or else the first.
+    """
+    chosen = [line for line in peers if line.against]
+    whole = [line for line in peers if line.method == "automix"]
+    return next(iter((*chosen, *whole[-1:], *peers)))
+
+
 def _verdicts(pairs: Sequence[Pair]) -> list[str]:
-    """Says for each group which differences are more than chance."""
+    """Says for each group which differences are more than chance, and how often chance is."""
     groups = dict.fromkeys(pair.line.group for pair in pairs)
     verdicts = []
     for group in groups:
@@ -149,20 +157,26 @@ def _verdicts(pairs: Sequence[Pair]) -> list[str]:
         if peers:
             where = f"{', '.join(group)}: " if len(groups) > 1 else ""
             verdicts.append(where + _verdict(peers))
+    tested = sum(pair.difference.interval is not None for pair in pairs)
+    if tested > 1:
+        verdicts.append(
+            f"These are {tested} comparisons, each with 95 % confidence: where no row differs, one"
+            " in twenty is expected to seem clear by chance."
+        )
     return verdicts
 
 
 def _verdict(pairs: Sequence[Pair]) -> str:
     """Says how the rows of a group stand to their reference row."""
     kinds: dict[str, list[str]] = {
-        "above it by more than two standard errors": [],
-        "below it by more than two standard errors": [],
-        "within two standard errors": [],
-        "with one seed, which has no standard error": [],
+        "clearly above it (95 %)": [],
+        "clearly below it (95 %)": [],
+        "not clearly different": [],
+        "with one seed, which tells nothing of chance": [],
     }
     above, below, within, alone = kinds.values()
     for pair in pairs:
-        if pair.difference.standard_error is None:
+        if pair.difference.interval is None:
             alone.append(pair.line.name)
         elif not pair.clear:
             within.append(pair.line.name)

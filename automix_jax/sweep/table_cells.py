@@ -65,7 +65,8 @@ def pair_columns(table: Table) -> list[Column]:
         Column("seeds", True, lambda pair: Item(str(pair.difference.n))),
         Column("difference", True, lambda pair: Item(_signed(pair.difference.mean))),
         Column("standard error", True, lambda pair: Item(_error(pair.difference))),
-        Column("exceeds two", False, lambda pair: Item(_answer(pair))),
+        Column("95 % interval", True, lambda pair: Item(_interval(pair.difference))),
+        Column("clear (95 %)", False, lambda pair: Item(_answer(pair))),
     ]
 
 
@@ -111,8 +112,12 @@ def _error(difference: Summary) -> str:
     return _number(difference.standard_error)
 
 
+def _interval(difference: Summary) -> str:
+    return _NOTHING if difference.interval is None else f"± {difference.interval:.2f}"
+
+
 def _answer(pair: Pair) -> str:
-    if pair.difference.standard_error is None:
+    if pair.difference.interval is None:
         return _NOTHING
     return "yes" if pair.clear else "no"
 
@@ -124,13 +129,13 @@ def _published(line: Line) -> Item:
 
 
 def _difference(line: Line) -> Item:
-    """Ours minus the published number; "n.s." where it is within two standard errors."""
+    """Ours minus the published number; "n.s." where it is within the 95 % interval of ours."""
     if line.paper is None:
         return Item(_NOTHING)
     if line.difference is None:
         return Item(_NOTHING, marks=line.marks)
-    text, error = _signed(line.difference), line.ours.standard_error
-    if error is not None and not protocol.exceeds(line.difference, error):
+    text = _signed(line.difference)
+    if line.ours.interval is not None and not protocol.exceeds(line.difference, line.ours):
         text += f" {_WITHIN}"
     color = ("green" if line.difference > 0 else "red") if line.clear else ""
     return Item(text, color=color, marks=line.marks)
@@ -182,8 +187,8 @@ def below(table: Table) -> list[str]:
         lines.append(f"Published: {'. '.join(cells)}. From {'; '.join(_origins(table))}.")
     if any(_difference(line).text.endswith(_WITHIN) for line in table.lines):
         lines.append(
-            f"{_WITHIN}: within two standard errors of ours; the error of the published number is"
-            " not known."
+            f"{_WITHIN}: within the 95 % interval of ours; the error of the published number is not"
+            " known."
         )
     return lines
 

@@ -44,6 +44,7 @@ def _csv_record(line: Line, table: Table) -> dict[str, Any]:
         "mean": line.ours.mean,
         "std": line.ours.std,
         "standard_error": line.ours.standard_error,
+        "interval_95": line.ours.interval,
         "teacher_mean": teacher and teacher.mean,
         "teacher_std": teacher and teacher.std,
         "published": number and number.value,
@@ -53,6 +54,7 @@ def _csv_record(line: Line, table: Table) -> dict[str, Any]:
         "best": line.best,
         "last": line.last,
         "hours": sum(line.hours) if line.hours else None,
+        "training_hours": sum(line.training_hours) if line.training_hours else None,
         "parameters": line.parameters,
         "status": line.status,
         "notes": "; ".join(table.footnotes[mark - 1] for mark in marks),
@@ -72,7 +74,7 @@ def json(table: Table) -> str:
                 "dataset": pair.line.dataset,
                 "reference": pair.reference,
                 "difference": _json_summary(pair.difference),
-                "exceeds_two_standard_errors": pair.clear,
+                "clear": pair.clear,
             }
             for pair in table.pairs
         ],
@@ -99,9 +101,10 @@ def _json_line(line: Line) -> dict[str, Any]:
         "published": line.paper and dataclasses.asdict(line.paper),
         "difference": line.difference,
         "comparable": line.comparable,
-        "exceeds_two_standard_errors": line.clear,
+        "clear": line.clear,
         "footnotes": [*line.marks, *line.paper_marks],
         "hours": list(line.hours),
+        "training_hours": list(line.training_hours),
         "parameters": line.parameters,
         "status": line.status,
         "rank": line.rank,
@@ -113,4 +116,8 @@ def _json_line(line: Line) -> dict[str, Any]:
 
 
 def _json_summary(summary: Summary) -> dict[str, Any]:
-    return {**dataclasses.asdict(summary), "standard_error": summary.standard_error}
+    return {
+        **dataclasses.asdict(summary),
+        "standard_error": summary.standard_error,
+        "interval_95": summary.interval,
+    }

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from automix_jax.errors import ConfigError, did_you_mean
 from automix_jax.sweep import published
-from automix_jax.sweep.cells import Row
+from automix_jax.sweep.cells import Row, flat
 from automix_jax.sweep.published import Published
 
 NETWORKS = {  # of the recipes' file names
@@ -124,7 +124,7 @@ class Choice:
 
         The paper's are of what the paper states; the authors' pages go with their files.
         """
-        variant = "paper" if number.source.startswith("Table") else "released"
+        variant = "released" if number.source == "OpenMixup" else "paper"
         argument = f"method={method},variant={variant}"
         if number.epochs:
             argument += f",epochs={number.epochs}"
@@ -197,6 +197,27 @@ class Preset:
                 )
 
 
+def own_fields(choice: Choice, rows: Sequence[Row]) -> list[str]:
+    """The fields that the rows of a table set themselves: what it is about.
+
+    They are the method's name, and what any row has otherwise than its method alone has it. How a
+    run is kept is not among them.
+
+    Args:
+        choice: that the rows are of.
+        rows: of a preset.
+
+    Returns:
+        Their names, such as "method.alpha".
+    """
+    found = {"method.name": None}  # a set that keeps its order
+    for row in rows:
+        plain = flat(choice.config(row.method))
+        changed = (name for name, value in flat(row.config).items() if plain.get(name) != value)
+        found |= dict.fromkeys(name for name in changed if not name.startswith("run."))
+    return list(found)
+
+
 def make_row(
     choice: Choice,
     name: str,
@@ -205,6 +226,7 @@ def make_row(
     *,
     fields: Sequence[str] = (),
     head: str = "",
+    against: bool = False,
 ) -> Row:
     """A row of a table.
 
@@ -215,6 +237,7 @@ def make_row(
         paper: name of its published number; left out where the budget has other data.
         fields: that it sets, FIELD=VALUE each.
         head: whose accuracy it shows; empty for the headline's.
+        against: whether the others are compared with it; see `Row`.
     """
     reference, number = None, ""
     if paper and not choice.small:
@@ -228,4 +251,5 @@ def make_row(
         reference=reference,
         recipe=choice.recipe,
         method=method,
+        against=against,
     )

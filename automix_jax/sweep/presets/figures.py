@@ -30,9 +30,9 @@ def _pipeline(choice: Choice) -> list[Row]:
     alone = ("teacher.enabled=False", "eval.headline=student_mix", NO_CE, pictures)
     copied = ("teacher.momentum=0.0", "teacher.momentum_end=0.0", "teacher.hold=0.0")
     return [
-        make_row(choice, "AutoMix", "automix", fields=(NO_CE, pictures)),
-        make_row(choice, "AutoMix, m = 0", "automix", fields=(*copied, NO_CE, pictures)),
-        make_row(choice, "AutoMix without MP", "automix", fields=alone),
+        make_row(choice, "AutoMix without CE", "automix", fields=(NO_CE, pictures), against=True),
+        make_row(choice, "with m = 0", "automix", fields=(*copied, NO_CE, pictures)),
+        make_row(choice, "without MP", "automix", fields=alone),
     ]
 
 
@@ -40,7 +40,11 @@ def _alphas(choice: Choice) -> list[Row]:
     """AutoMix with ratios from Beta(alpha, alpha)."""
     return [
         make_row(
-            choice, f"AutoMix, alpha = {alpha:g}", "automix", fields=(f"method.alpha={alpha}",)
+            choice,
+            f"AutoMix, alpha = {alpha:g}",
+            "automix",
+            fields=(f"method.alpha={alpha}",),
+            against=alpha == 2.0,
         )
         for alpha in (0.2, 0.5, 1.0, 2.0, 4.0)
     ]

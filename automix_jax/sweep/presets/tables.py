@@ -121,11 +121,12 @@ def _table9(choice: Choice) -> list[Row]:
     maps = ["stage1", "stage2"] if choice.small else [f"stage{layer}" for layer in range(1, 5)]
     if choice.backbone == "rx50" and not choice.small:  # by the parameters that the paper counts
         maps[:2] = ["stem", "stage1"]
-    for layer, name in enumerate(maps, 1):
+    for layer, feature_map in enumerate(maps, 1):
         # They are of two projections.
-        fields = (f"model.layer={name}", "mixblock.share_qk=False")
+        fields = (f"model.layer={feature_map}", "mixblock.share_qk=False")
         number = f"table9/{choice.column}/l{layer}"
-        rows.append(make_row(choice, f"AutoMix, l = {layer}", "automix", number, fields=fields))
+        name, chosen = f"AutoMix, l = {layer}", layer == min(3, len(maps))
+        rows.append(make_row(choice, name, "automix", number, fields=fields, against=chosen))
     return [row for row in rows if choice.wants(row.method)]
 
 
