@@ -477,7 +477,7 @@ def test_a_newer_format_is_refused_by_its_number(folder, monkeypatch):
         monkeypatch.setattr(manifest, "FORMAT", FORMAT + 1)
         checkpoints.put(24)
         monkeypatch.undo()
-        with pytest.raises(CheckpointError, match="last/24 is of format 3"):
+        with pytest.raises(CheckpointError, match=f"last/24 is of format {FORMAT + 1}"):
             checkpoints.get()
     assert names(folder) == ["12", "18", "24"]
 
