@@ -399,9 +399,11 @@ def test_a_network_that_has_broken_is_not_judged(subject):
 
 
 def test_one_evaluation_at_a_time(run, tmp_path, capsys):
+    """The second one reads no network before it is refused."""
     with locked(tmp_path):
         assert evaluate(run, "--suite=accuracy", f"--out={tmp_path}") == 66
-    assert "is in use by" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "is in use by" in captured.err and not captured.out
 
 
 def test_a_full_disk_is_one_sentence(subject, tmp_path):
@@ -512,6 +514,8 @@ def test_boxes_beside_the_images(run, tmp_path):
 def test_no_run(tmp_path, capsys):
     assert evaluate(tmp_path / "nowhere") == 66
     assert "there is no folder" in capsys.readouterr().err
+    assert evaluate(tmp_path / "nowhere", "--suite=localization", "--boxes=b.csv") == 66
+    assert not (tmp_path / "nowhere").exists()
     assert evaluate(tmp_path) == 66
     assert "config.json" in capsys.readouterr().err
 

@@ -3,8 +3,11 @@ import json
 import cv2
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
+from automix_jax.data import open_dataset
+from automix_jax.data.prepare import prepare
 from automix_jax.data.records import ArrayRecords, FileRecords, Names
 from automix_jax.errors import ConfigError, DataError, ImageError
 from automix_jax.evaluate.localization.annotations import ImageBoxes, read_boxes
@@ -19,7 +22,8 @@ from automix_jax.evaluate.localization.matching import fit_boxes, match_boxes, s
 from automix_jax.evaluate.localization.metric import LocalizationScore, intersection_over_union
 from automix_jax.evaluate.localization.resize import normalize_maps, upsample_cubic
 from automix_jax.report.localization_pictures import Localized, draw
-from tests import live_wsol
+from automix_jax.report.suites.localization import boxed, boxes_beside
+from tests import live_wsol, miniatures
 
 # -- maps --------------------------------------------------------------------------------------
 
@@ -268,6 +272,45 @@ def test_boxes_of_published_datasets(tmp_path):
     files = {"val/a_1.xml": XML.format(name="a_1"), "n01/b.xml": XML.format(name="b.jpg")}
     both = [[111, 108, 441, 193], [2, 69, 437, 207]]
     assert read(write(tmp_path / "xml", files)) == {"a_1.JPEG": both, "b.jpg": both}
+
+
+@pytest.mark.parametrize("name", ["cub200", "tiny_imagenet", "aircraft"])
+def test_boxes_of_prepared_records(tmp_path, name):
+    """They are the official files', whose numbers need not be whole; aircraft's count from 1."""
+    miniature = miniatures.build(name)
+    source = miniatures.write_archives(miniature, tmp_path / "in")
+    out = prepare(name, source, tmp_path / "out", unverified=True).out
+    found = read_boxes(out)
+    data = open_dataset(name, out)
+    pictures = miniature.splits["validation" if name == "tiny_imagenet" else "test"]
+    expected = {}
+    for picture in pictures:
+        left, top, right, bottom = picture.box
+        if name == "cub200":
+            right, bottom = left + right, top + bottom
+        first = 1 if name == "aircraft" else 0
+        expected[picture.filename] = [[int(x - first) for x in (left, top, right, bottom)]]
+    assert expected and {n: boxes.corners.tolist() for n, boxes in found.items()} == expected
+    names = [data.test[i].name for i in range(len(data.test))]
+    matched = match_boxes(found, names, str(out))
+    assert [b.corners.tolist() for b in matched] == [expected[p.filename] for p in pictures]
+    if name == "cub200":  # as from the official file
+        official = read_boxes(
+            miniatures.write_extracted(miniature, tmp_path / "cub") / "CUB_200_2011"
+        )
+        assert {n: official[n].corners.tolist() for n in expected} == expected
+    config = ConfigDict({"name": name, "path": str(out)})
+    beside = boxes_beside(config)
+    assert beside == (None if name == "aircraft" else out)
+    records, boxes = boxed(config, beside or out)
+    assert len(records) == len(boxes) == len(pictures)
+
+
+def test_prepared_records_without_boxes(tmp_path):
+    source = miniatures.write_archives(miniatures.build("imagenet"), tmp_path / "in")
+    out = prepare("imagenet", source, tmp_path / "out", unverified=True).out
+    with pytest.raises(DataError, match="holds imagenet, whose records have no boxes"):
+        read_boxes(out)
 
 
 def test_boxes_of_a_table(tmp_path):

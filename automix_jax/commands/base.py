@@ -1,13 +1,17 @@
 """What all commands have in common: how they read arguments, and say what is wrong with them."""
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rich.console import Console
+
 from automix_jax.errors import ConfigError, did_you_mean
 
 Command = Callable[[Sequence[str]], int]  # from arguments to the exit code
+_WIDTH = 160  # of tables that no screen cuts
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,3 +66,9 @@ def check_file(out: Path, suffix: str, what: str) -> None:
         raise ConfigError(f"--out is {out}: {what}, give FILE{suffix}.")
     if not out.parent.is_dir():
         raise ConfigError(f"--out is {out}, but there is no folder {out.parent}: make it first.")
+
+
+def wide_console() -> Console:
+    """To print tables on; whole, where there is no screen whose width matters."""
+    width = None if sys.stdout.isatty() else _WIDTH
+    return Console(highlight=False, soft_wrap=True, width=width)

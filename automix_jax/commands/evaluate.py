@@ -67,7 +67,7 @@ def evaluate(argv: Sequence[str]) -> int:
         type=Path,
         metavar="PATH",
         help="localization: folder of CUB-200-2011, of Tiny-ImageNet or of XML files, or a CSV file"
-        " with the columns path,x0,y0,x1,y1 (default: those beside the images)",
+        " with the columns path,x0,y0,x1,y1 (default: those beside the images or in their records)",
     )
     add("--cam", choices=("cam", "gradcam"), help="localization (default: cam where it is defined)")
     add("--methods", metavar="A,B", help="mixed: the mixups, or all (default: all but supermix)")
@@ -82,34 +82,35 @@ def evaluate(argv: Sequence[str]) -> int:
     from automix_jax.train.lock import locked
 
     workdir = arguments.workdir.expanduser()
+    beside = find_boxes(workdir)  # which says what is no run before anything is written to it
     options = Options(
         seed=arguments.seed,
         temperature=arguments.temperature,
         corruptions=arguments.corruptions,
         names=_split(arguments.names),
-        boxes=arguments.boxes or find_boxes(workdir),
+        boxes=arguments.boxes or beside,
         cam=arguments.cam,
         again=arguments.again,
         methods=_split(arguments.methods),
     )
     suites, lacking = evaluation.choose_suites(arguments.suite, options)
-    subject = open_subject(
-        workdir,
-        network=arguments.network,
-        head=arguments.head,
-        checkpoint=arguments.checkpoint,
-        limit=arguments.limit,
-    )
-    # All of them before hours are spent on the first.
-    suites, unable = evaluation.check(suites, subject, options, _needed(arguments))
-    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-    title = f"{subject.name} of {workdir}, step {subject.trained.step:,}"
-    console.print(f"{title}: {len(subject.labels):,} test images")
-    for name, why in (lacking | unable).items():
-        console.print(f"{name} is left out: {why}")
     folder = arguments.out.expanduser() if arguments.out else workdir / "evaluation"
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     outcomes, failed = [], 0
-    with locked(folder):
+    with locked(folder):  # before a network is read that another process is at
+        subject = open_subject(
+            workdir,
+            network=arguments.network,
+            head=arguments.head,
+            checkpoint=arguments.checkpoint,
+            limit=arguments.limit,
+        )
+        # All of them before hours are spent on the first.
+        suites, unable = evaluation.check(suites, subject, options, _needed(arguments))
+        title = f"{subject.name} of {workdir}, step {subject.trained.step:,}"
+        console.print(f"{title}: {len(subject.labels):,} test images")
+        for name, why in (lacking | unable).items():
+            console.print(f"{name} is left out: {why}")
         for suite in suites:
             try:
                 outcome = evaluation.evaluate(

@@ -1,20 +1,21 @@
 """`automix reproduce`: a table or figure of the paper, ours beside the published numbers."""
 
+import dataclasses
 import shlex
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
-from automix_jax.commands.base import Parser
+from automix_jax.commands import follow_up
+from automix_jax.commands.base import Parser, wide_console
 from automix_jax.commands.sweep import add_sweep_options, check_sweep_options
-from automix_jax.errors import AutoMixError, ConfigError
+from automix_jax.errors import ConfigError
 from automix_jax.sweep import presets
-from automix_jax.sweep.cells import Row, cells, trials
+from automix_jax.sweep.cells import Row, cells, flat, trials
 from automix_jax.sweep.presets import Choice, Preset
+from automix_jax.sweep.presets.base import own_fields
 
 _HELP = """\
 Trains what a table or figure of the paper shows, and writes ours beside the published numbers:
@@ -34,6 +35,9 @@ With gpu and cpu the numbers are not the paper's, and footnotes say what differs
 the order of the rows is. --epochs=N overrides the length, --config.FIELD=VALUE any field.
 
 The folder --out gets report.md, .csv, .json and .tex, the runs, and pictures with their numbers.
+Tables 4 and 6 and Figures 4 and 8 also evaluate what was trained, into measures.md and .json: see
+automix evaluate --help; --train-only leaves that out.
+
 The same command goes on where it stopped, --jobs trains several at once, and the tasks of a SLURM
 array that run the same command on one folder share the work: see automix sweep --help. With
 --report nothing is trained: what is there is reported.
@@ -59,13 +63,16 @@ def reproduce(argv: Sequence[str]) -> int:
     add("--methods", metavar="A+B", help="some of the table's (default: all)")
     add("--epochs", type=int, default=0, metavar="N", help="of training (default: the budget's)")
     add("--data", metavar="PATH", help="of the images: config.data.path")
-    add("--out", type=Path, metavar="DIR", help="(default: runs/NAME-DATASET-BACKBONE-BUDGET)")
+    add("--out", type=Path, metavar="DIR", help="(default: runs/NAME-..., of what is chosen)")
+    add("--boxes", type=Path, metavar="PATH", help="table6: as for automix evaluate")
+    add("--corruptions", type=Path, metavar="DIR", help="table4: as for automix evaluate")
+    add("--train-only", action="store_true", help="leave out the suites that follow")
     add("--plan", action="store_true", help="show what would be trained, and train nothing")
     add("--report", action="store_true", help="report what has been trained, and train nothing")
     add_sweep_options(parser)
     parser.set_defaults(seeds=3)
     arguments, overrides = parser.parse_known_args(argv)
-    console = Console(highlight=False, soft_wrap=True)
+    console = wide_console()
     if arguments.name is None:
         console.print(_listed())
         return 0
@@ -75,10 +82,17 @@ def reproduce(argv: Sequence[str]) -> int:
     preset = presets.find(arguments.name)
     choice = _choose(preset, arguments, overrides)
     rows = preset.rows(choice)
+    _check_overrides(preset, choice, rows)
+    follow_up.check_flags(preset, arguments.boxes, arguments.corruptions)
     if arguments.plan:
         console.print(_plan(rows, arguments.seeds))
         return 0
     out = (arguments.out or _default_out(preset, choice)).expanduser()
+    given = arguments.boxes, arguments.corruptions
+    todo = follow_up.FollowUp(preset, choice, rows, arguments.seeds, out, console, *given)
+    evaluates = not (arguments.report or arguments.train_only)
+    if evaluates:
+        follow_up.check_needs(todo)
     code = run.sweep(
         rows,
         out,
@@ -91,12 +105,10 @@ def reproduce(argv: Sequence[str]) -> int:
     )
     if code > 1:  # a signal: the same command goes on
         return code
-    if not arguments.report:
-        code = _evaluate(preset, rows, arguments.seeds, out) or code
-    _write_measures(preset, rows, arguments.seeds, out, console)
-    for path in _draw(preset, rows, arguments.seeds, out):
-        console.print(str(path))
-    return code
+    if evaluates:
+        code = follow_up.evaluate(todo, arguments.shard) or code
+    follow_up.write_measures(todo)
+    return follow_up.draw(todo) or code
 
 
 def _choose(preset: Preset, arguments: Namespace, overrides: Sequence[str]) -> Choice:
@@ -106,6 +118,11 @@ def _choose(preset: Preset, arguments: Namespace, overrides: Sequence[str]) -> C
     dataset, backbone = preset.settle(arguments.dataset, arguments.backbone, arguments.budget)
     methods = tuple(arguments.methods.split("+")) if arguments.methods else None
     preset.check_methods(methods)
+    if arguments.data and presets.BUDGETS[arguments.budget].recipe:
+        raise ConfigError(
+            f"--budget={arguments.budget} has data and a network of its own: leave out --data, or"
+            " choose another --budget."
+        )
     if arguments.data:
         overrides = [f"--config.data.path={arguments.data}", *overrides]
     return Choice(
@@ -120,9 +137,32 @@ def _choose(preset: Preset, arguments: Namespace, overrides: Sequence[str]) -> C
     )
 
 
+def _check_overrides(preset: Preset, choice: Choice, rows: Sequence[Row]) -> None:
+    """Raises a ConfigError for a field of the user that is what the rows differ by."""
+    plain = dataclasses.replace(choice, overrides=())
+    intended = preset.rows(plain)
+    for name in own_fields(plain, intended):
+        for row, meant in zip(rows, intended, strict=True):
+            if flat(row.config).get(name) != flat(meant.config).get(name):
+                raise ConfigError(
+                    f"--config.{name} is what the rows of {preset.name} set themselves: leave it"
+                    " out; automix sweep trains any recipes."
+                )
+
+
 def _default_out(preset: Preset, choice: Choice) -> Path:
-    where = () if choice.small else (choice.dataset, choice.backbone)
-    return Path("runs", "-".join((preset.name, *where, choice.budget)))
+    """A folder of its own for each choice, as each has a report of its own."""
+    parts = [preset.name, choice.budget]
+    if not choice.small:
+        parts[1:1] = [choice.dataset, choice.backbone]
+    if choice.variant != "paper":
+        parts.append(choice.variant)
+    if choice.epochs:
+        parts.append(f"ep{choice.epochs}")
+    chosen = [method for method in preset.methods if choice.wants(method)]
+    if len(chosen) < len(preset.methods):
+        parts.append("+".join(chosen))
+    return Path("runs", "-".join(parts))
 
 
 def _listed() -> Table:
@@ -156,73 +196,3 @@ def _plan(rows: Sequence[Row], seeds: int) -> Table:
             " ".join(folders),
         )
     return table
-
-
-def _evaluate(preset: Preset, rows: Sequence[Row], seeds: int, out: Path) -> int:
-    """Measures what the table shows beside accuracy; returns the last exit code that is not 0."""
-    from automix_jax.commands.evaluate import evaluate
-
-    failed = 0
-    for suite in preset.suites:
-        for row in rows:
-            network, _, head = (row.head or row.config.eval.headline).partition("_")
-            for cell in trials(row, seeds):
-                if not (out / cell.folder / "summary.json").exists():
-                    continue
-                argv = [str(out / cell.folder), f"--suite={suite}"]
-                try:
-                    failed = evaluate([*argv, f"--network={network}", f"--head={head}"]) or failed
-                except (
-                    AutoMixError
-                ) as error:  # the other runs and suites can be measured all the same
-                    sys.stderr.write(f"error: {cell.folder}: {error}\n")
-                    failed = error.exit_code
-    return failed
-
-
-def _write_measures(
-    preset: Preset, rows: Sequence[Row], seeds: int, out: Path, console: Console
-) -> None:
-    """Writes and shows what was measured beside accuracy."""
-    from automix_jax.sweep import measures
-    from automix_jax.train.workdir import write_atomically
-
-    if not preset.suites:
-        return
-    values = measures.collect(rows, seeds, out, preset.suites, preset.name)
-    write_atomically(out / "measures.json", measures.as_json(values))
-    write_atomically(out / "measures.md", measures.markdown(values))
-    console.print(measures.markdown(values), markup=False)
-
-
-def _draw(preset: Preset, rows: Sequence[Row], seeds: int, out: Path) -> list[Path]:
-    """The figure of a preset, where something has been trained that it can show."""
-    from automix_jax.report import paper_charts
-    from automix_jax.sweep import results, table
-
-    found = results.read_results(out)
-    made = []
-    if preset.chart and found:
-        chart = getattr(paper_charts, preset.chart)
-        made += chart(table.make(rows, found.values(), seeds), out / preset.name)
-    finished = [(row, out / trials(row, 1)[0].folder) for row in rows]
-    finished = [(row, run) for row, run in finished if (run / "summary.json").exists()]
-    if preset.picture and finished:
-        made += _picture(preset.picture, [run for _, run in finished], out / preset.name)
-    return made
-
-
-def _picture(kind: str, runs: Sequence[Path], stem: Path) -> list[Path]:
-    """What `automix visualize` draws of the runs of the first seed."""
-    from automix_jax.commands.visualize import visualize
-
-    if kind == "calibration":
-        visualize(["calibration", *map(str, runs), f"--out={stem}.png"])
-        return [stem.with_suffix(".png")]
-    made = []
-    for number, run in enumerate(runs, 1):
-        path = stem.with_name(f"{stem.name}_{kind}{number if len(runs) > 1 else ''}.png")
-        place = [str(run)] if kind == "training" else [f"--run={run}"]
-        visualize([kind, *place, f"--out={path}"])
-        made.append(path)
-    return made

@@ -5,7 +5,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from automix_jax.commands.base import Parser, check_file, check_least
+from automix_jax.commands.base import Parser, check_file, check_least, wide_console
 from automix_jax.errors import ConfigError
 
 _SWEEP_HELP = """\
@@ -58,8 +58,6 @@ def sweep(argv: Sequence[str]) -> int:
     Raises:
         AutoMixError: for arguments that cannot be used.
     """
-    from rich.console import Console
-
     from automix_jax import recipes
     from automix_jax.sweep import run
     from automix_jax.sweep.rows import read_rows
@@ -79,7 +77,7 @@ def sweep(argv: Sequence[str]) -> int:
         seeds=arguments.seeds,
         jobs=arguments.jobs,
         shard=arguments.shard,
-        console=Console(highlight=False, soft_wrap=True),
+        console=wide_console(),
         command=shlex.join(["automix", "sweep", *argv]),
     )
 

@@ -16,7 +16,6 @@ from automix_jax.sweep.table import Table
 from automix_jax.train.stop import GRACE, Stop
 from automix_jax.train.workdir import write_atomically
 
-_WIDTH = 160  # columns of what is printed into a file
 Shard = tuple[int, int]  # (i, n): the i-th of n parts, from 1 on
 
 
@@ -58,7 +57,7 @@ def sweep(
     if only_report:
         if not out.is_dir():
             raise CheckpointError(f"there is no folder {out}: train first.")
-        _show(_report(rows, seeds, out, command), console)
+        console.print(_report(rows, seeds, out, command).rich())
         return 0
     _make(out)
     everything = cells(rows, seeds)
@@ -73,7 +72,7 @@ def sweep(
     with Stop(GRACE + 2.0) as stop, progress:  # a little longer than its processes have
         stop.idle = False
         runner.run(stop, lambda: _report(rows, seeds, out, command))
-    _show(_report(rows, seeds, out, command), console)
+    console.print(_report(rows, seeds, out, command).rich())
     if stop.signal is not None:
         progress.say("stopped and saved: the same command goes on.")
         return 128 + stop.signal
@@ -120,11 +119,6 @@ def _report(rows: Sequence[Row], seeds: int, out: Path, command: str) -> Table:
         ):
             write_atomically(out / f"report.{suffix}", text)
     return made
-
-
-def _show(made: Table, console: Console) -> None:
-    """Prints a table; whole, where there is no screen whose width matters."""
-    console.print(made.rich(), width=None if console.is_terminal else _WIDTH)
 
 
 def _failures(runner: Runner, out: Path) -> list[str]:

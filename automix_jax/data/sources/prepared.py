@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _TEST_SPLITS = ("test", "validation", "val")
 _NAME_KEYS = ("filename", "file_name")  # of a feature that says how an image was called
+_AGAIN = "prepare the dataset again"
 
 
 def open_tfds(name: str, path: str | None) -> RecordDataset:
@@ -106,16 +107,29 @@ class TfdsRecords:
             ImageError: if its record is damaged.
             DataError: if its shard cannot be opened or read.
         """
-        name = f"{self.split}/{index}"
-        what = f"{name} of {self.source.dataset_info.data_dir}"
-        # ArrayRecord, protobuf and TFDS raise types of their own.
-        with reading(what, "prepare the dataset again"):
+        name, what = self._called(index)
+        with reading(what, _AGAIN):
             example = self._record(index, what)
             if example[self.image_key] is None:  # what is left of a file that was cut off
                 raise EOFError("an empty record")
             if self.name_key is not None:
                 name = f"{name} {example[self.name_key].decode('utf-8', 'backslashreplace')}"
             return Example(example[self.image_key], int(example[self.label_key]), name)
+
+    def features(self, index: int) -> dict[str, Any]:
+        """All that the record of example `index` holds, its image encoded.
+
+        Raises:
+            ImageError, DataError: as above.
+        """
+        _, what = self._called(index)
+        with reading(what, _AGAIN):  # ArrayRecord, protobuf and TFDS raise types of their own
+            return self._record(index, what)
+
+    def _called(self, index: int) -> tuple[str, str]:
+        """What an example is called, and what it is in an error."""
+        name = f"{self.split}/{index}"
+        return name, f"{name} of {self.source.dataset_info.data_dir}"
 
     def _record(self, index: int, what: str) -> dict[str, Any]:
         try:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from automix_jax.data.bad_records import printable
+from automix_jax.data.sources import is_prepared
 from automix_jax.errors import DataError
 
 _COLUMNS = ("path", "x0", "y0", "x1", "y1")
@@ -20,8 +21,10 @@ _CUB = ("images.txt", "bounding_boxes.txt")
 _TINY = "val_annotations.txt"
 _KINDS = (
     "a CSV file with the columns path,x0,y0,x1,y1, the folder of CUB-200-2011 or of Tiny-ImageNet, "
-    "or a folder of XML files as ImageNet's"
+    "what `automix data prepare` made of these, or a folder of XML files as ImageNet's"
 )
+# Of the datasets that are prepared with their boxes, the number of the first column and row.
+_FIRST = {"cub200": 0, "tiny_imagenet": 0, "aircraft": 1}
 
 
 class ImageBoxes(NamedTuple):
@@ -55,12 +58,14 @@ def read_boxes(path: str | Path) -> Annotations:
             - the folder of CUB-200-2011, with images.txt and bounding_boxes.txt (left, top, width,
               height: the right is int(left + width));
             - the folder of Tiny-ImageNet, or its val/, or val_annotations.txt itself;
+            - what `automix data prepare` wrote of these two or of FGVC-Aircraft: the boxes of its
+              test images;
             - a folder of XML files as ImageNet and Pascal VOC have them, one an image, in folders
               of any depth.
 
     Raises:
         DataError: one sentence that names file and line if there is none of these, or a box is not
-            of four numbers, or negative, or ends before it begins.
+            of four numbers, or negative, or ends before it begins; or what is prepared is damaged.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -77,6 +82,8 @@ def read_boxes(path: str | Path) -> Annotations:
 def _find_rows(path: Path) -> Iterator[_Row]:
     if path.suffix.lower() == ".csv":
         return _csv_rows(path)
+    if is_prepared(path):
+        return _prepared_rows(path)
     if all((path / name).is_file() for name in _CUB):
         return _cub_rows(path)
     for table in (path, path / _TINY, path / "val" / _TINY):
@@ -129,6 +136,27 @@ def _cub_rows(folder: Path) -> Iterator[_Row]:
 def _tiny_rows(table: Path) -> Iterator[_Row]:
     for place, (name, _, *box) in _fields(table, 6):
         yield place, name, box
+
+
+def _prepared_rows(folder: Path) -> Iterator[_Row]:
+    from automix_jax.data.sources.prepared import TfdsRecords, open_prepared
+
+    dataset = open_prepared(folder)
+    if dataset.name not in _FIRST:
+        raise DataError(
+            f"{folder} holds {dataset.name}, whose records have no boxes: give {_KINDS}."
+        )
+    records, first = dataset.test, _FIRST[dataset.name]
+    assert isinstance(records, TfdsRecords)  # as of all that is prepared
+    sizes = records.source.dataset_info.features["bbox"].bbox_format.value == "XYWH"
+    for index in range(len(records)):
+        features = records.features(index)
+        # The shortest decimal that a float32 stands for is the number that was published.
+        left, top, *rest = (float(str(number)) for number in features["bbox"])
+        right, bottom = (left + rest[0], top + rest[1]) if sizes else rest
+        corners = [repr(number - first) for number in (left, top, right, bottom)]
+        name = features["filename"].decode("utf-8", "backslashreplace")
+        yield f"{folder}, {records.split}/{index}", name, corners
 
 
 def _xml_rows(file: Path) -> Iterator[_Row]:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from automix_jax.data import open_dataset
 from automix_jax.data.hold_out import Selection
 from automix_jax.data.order import data_order
 from automix_jax.data.progress import progress_bar
 from automix_jax.data.records import Records
+from automix_jax.data.sources import is_prepared
 from automix_jax.errors import ConfigError
 from automix_jax.evaluate.cam import default_layer, default_method, make_cam, spatial_layers
 from automix_jax.evaluate.localization.annotations import ImageBoxes, read_boxes
@@ -27,7 +29,7 @@ from automix_jax.report.suites.base import Options, Subject, Suite
 from automix_jax.train import workdir as workdir_lib
 
 _SHOWN = 8  # images with boxes and maps
-_BESIDE = {  # where the boxes of a dataset lie, as it is extracted
+_BESIDE = {  # where the boxes of a dataset lie, as it is extracted; prepared, in its records
     "tiny_imagenet": "val/val_annotations.txt",
     "cub200": "bounding_boxes.txt",
 }
@@ -40,9 +42,14 @@ def find_boxes(workdir: Path) -> Path | None:
         CheckpointError: if the folder is not that of a run.
     """
     config, _ = workdir_lib.read(workdir)
-    file = _BESIDE.get(config.data.name)
-    root = Path(config.data.path).expanduser()
-    if file is None or not config.data.path or not (root / file).is_file():
+    return boxes_beside(config.data)
+
+
+def boxes_beside(data: ConfigDict) -> Path | None:
+    """The boxes beside the images of `config.data`, or in their records; None without any."""
+    file = _BESIDE.get(data.name)
+    root = Path(data.path).expanduser()
+    if file is None or not data.path or not (is_prepared(root) or (root / file).is_file()):
         return None
     return root
 
@@ -85,11 +92,10 @@ def measure(
 
 
 def _boxed(subject: Subject, options: Options) -> tuple[Records, Sequence[ImageBoxes]]:
-    """The test images as they are stored, and the boxes of each.
+    """The test images that a subject is judged by; see `boxed`.
 
     Raises:
-        ConfigError: if no boxes are given.
-        DataError: if they cannot be read, or an image has none.
+        ConfigError, DataError: as there; ConfigError also if no boxes are given.
     """
     data = subject.trained.config.data
     if options.boxes is None:
@@ -97,11 +103,27 @@ def _boxed(subject: Subject, options: Options) -> tuple[Records, Sequence[ImageB
             f"the suite localization needs the boxes of the test images, and none lie beside those"
             f" of {data.name}: give --boxes, or leave it out of --suite."
         )
+    return boxed(data, options.boxes, subject.chosen)
+
+
+def boxed(
+    data: ConfigDict, boxes: Path, chosen: np.ndarray | None = None
+) -> tuple[Records, Sequence[ImageBoxes]]:
+    """The test images as they are stored, and the boxes of each.
+
+    Args:
+        data: `config.data` of the images.
+        boxes: where their boxes are, see `read_boxes`.
+        chosen: the numbers of some of the images; by default they are all.
+
+    Raises:
+        DataError: if images or boxes cannot be read, or an image has none.
+    """
     records: Records = open_dataset(data.name, data.path or None).test
-    if subject.chosen is not None:
-        records = Selection(records, subject.chosen)
+    if chosen is not None:
+        records = Selection(records, chosen)
     names = [records[i].name for i in range(len(records))]
-    return records, match_boxes(read_boxes(options.boxes), names, str(options.boxes))
+    return records, match_boxes(read_boxes(boxes), names, str(boxes))
 
 
 def _padded(find_map: Any, images: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
