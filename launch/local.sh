@@ -6,8 +6,6 @@
 # The number of processes comes first; DEVICES says how many devices each has, 2 by default. Ctrl-C, or
 # SIGTERM, stops all of them as it stops one. The exit code is that of the first that failed; the others
 # would wait for it and are stopped.
-#
-# Needs bash 5.1.
 if [[ ! $1 =~ ^[1-9][0-9]*$ ]]; then
     echo "usage: launch/local.sh PROCESSES --config=CONFIG.py --workdir=DIR ..." >&2
     exit 2
@@ -32,18 +30,21 @@ trap 'kill -TERM "${!running[@]}"' TERM
 
 code=0
 while [[ ${#running[@]} -gt 0 ]]; do
-    finished=
-    wait -n -p finished "${!running[@]}"
-    status=$?
-    [[ -n $finished ]] || continue # a signal has come, and not an end
-    echo "process ${running[$finished]} ended with $status" >&2
-    unset "running[$finished]"
-    if [[ $status -ne 0 && $code -eq 0 ]]; then
-        code=$status
-        # After a signal the others are on their way, and a second one would keep them from saving.
-        if [[ $status -ne 130 && $status -ne 143 && ${#running[@]} -gt 0 ]]; then
-            kill -TERM "${!running[@]}" 2>/dev/null
+    # Looked at one by one: `wait -n` can miss one that has ended before it begins to wait.
+    for pid in "${!running[@]}"; do
+        kill -0 "$pid" 2>/dev/null && continue
+        wait "$pid"
+        status=$?
+        echo "process ${running[$pid]} ended with $status" >&2
+        unset "running[$pid]"
+        if [[ $status -ne 0 && $code -eq 0 ]]; then
+            code=$status
+            # After a signal the others are on their way, and a second one would keep them from saving.
+            if [[ $status -ne 130 && $status -ne 143 && ${#running[@]} -gt 0 ]]; then
+                kill -TERM "${!running[@]}" 2>/dev/null
+            fi
         fi
-    fi
+    done
+    sleep 0.1
 done
 exit "$code"

@@ -196,6 +196,7 @@ def test_heads():
     assert config_lib.evaluated(config) == ("student_mix",)
 
 
+@pytest.mark.long
 def test_run_without_the_pipeline(tmp_path):
     """From the command line to pictures and the accuracy that is left."""
     data = runs.write_npz(tmp_path / "data.npz")

@@ -64,7 +64,7 @@ def fails(argv, capsys):
         ("--config.mixblock.lam_embed=add", ["config.mixblock.lam_embed is 'add'", "concat"]),
         ("--config.mask_loss.form=l3", ["config.mask_loss.form is 'l3'", "l1"]),
         ("--config.method.alpha=0", ["config.method.alpha is 0", "above 0"]),
-        ("--config.teacher.enabled=False", ["config.teacher.enabled is False", "automix"]),
+        ("--config.method.clean_weight=1.0", ["config.method.clean_weight is 1.0", "clean_branch"]),
         ("--config.eval.headline=best", ["config.eval.headline is 'best'", "student_mix"]),
         ("--config.compute_dtype=float16", ["config.compute_dtype is 'float16'", "bfloat16"]),
         ("--config.method.options.blocks=4", ["method.options.blocks is not a field"]),

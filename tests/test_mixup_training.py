@@ -246,7 +246,7 @@ def test_cost():
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param("manifoldmix", marks=pytest.mark.long), "puzzlemix"]
+    "method", [pytest.param(name, marks=pytest.mark.long) for name in ("manifoldmix", "puzzlemix")]
 )
 def test_devices_do_not_matter(method):
     """A step in eight groups on one device and on eight: the same up to float32's rounding."""

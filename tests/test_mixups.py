@@ -100,7 +100,11 @@ few = settings(max_examples=25, deadline=None, derandomize=True)  # compilations
 # -- properties --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+SLOW = [pytest.param(name, marks=pytest.mark.long) if name in ("comixup", "puzzlemix") else name
+        for name in METHODS]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", SLOW)
 @few
 @given(batches, seeds)
 def test_own_draws(method, data, seed):

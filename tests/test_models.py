@@ -667,7 +667,9 @@ def test_torch_default_initialisation(name):
     assert kernels > 8
 
 
-@pytest.mark.parametrize("name", ["convnext_t", "deit_t", "swin_t"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("convnext_t", marks=pytest.mark.long), "deit_t", "swin_t"]
+)
 def test_initial_parameters_of_transformers(name):
     """N(0, 0.02^2), but patches as PyTorch leaves them and ConvNeXt's head N(0, 0.01^2)."""
     model = create_model(name, num_classes=100, width=24)

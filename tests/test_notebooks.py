@@ -331,6 +331,7 @@ def test_cifar10_without_an_accelerator(tmp_path):
 # -- the others --------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_mixblock_in_your_loop(capsys):
     notebook = Notebook("mixblock_in_your_loop", STEPS=2, BATCH=8).run()
     text = "".join(notebook.cells)
