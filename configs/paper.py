@@ -20,6 +20,7 @@ def cifar(classes: int) -> ConfigDict:
     config.data.padding_mode = "zero" if classes == 10 else "reflect"
     config.model.stem = "cifar"
     config.epochs = 800
+    config.optimizer.mixblock_lr = 0.1
     return config
 
 
@@ -34,6 +35,7 @@ def tiny_imagenet() -> ConfigDict:
     config.model.stem = "cifar"
     config.epochs = 400
     config.optimizer.lr = 0.2
+    config.optimizer.mixblock_lr = 0.1
     return config
 
 
@@ -44,6 +46,7 @@ def large(name: str, classes: int) -> ConfigDict:
     config.data.num_classes = classes
     _read_at_224(config)
     config.batch_size, config.num_groups = 256, 4
+    config.optimizer.mixblock_lr = 0.1
     return config
 
 
@@ -65,6 +68,7 @@ def fine_grained(name: str, classes: int, model: str) -> ConfigDict:
     config.batch_size = 16
     config.optimizer.lr = 1e-3
     config.optimizer.weight_decay = 5e-4
+    config.optimizer.mixblock_lr = 1e-2
     return config
 
 

@@ -11,7 +11,7 @@ CUTTING = ("cutmix", "saliencymix", "attentivemix", "fmix", "resizemix")
 def small(config: ConfigDict) -> None:
     """AutoMix on small images: CIFAR, Tiny-ImageNet."""
     config.mixblock.lam_embed = "none"
-    config.optimizer.mixblock_lr = 0.1
+    config.optimizer.mixblock_lr = 0.1  # also where it follows the channels otherwise
     config.mask_loss.schedule = "constant"
     config.mask_loss.per_sample = False
     config.teacher.momentum_end = 0.999999
@@ -73,19 +73,19 @@ def large(config: ConfigDict) -> None:
 def imagenet(config: ConfigDict) -> None:
     """The same on ImageNet and Places205, and on iNaturalist 2017 with ResNet-18."""
     large(config)
-    config.optimizer.mixblock_lr, config.optimizer.mixblock_min_lr = 0.1, 1e-3
+    config.optimizer.mixblock_min_lr = 1e-3
 
 
 def inaturalist(config: ConfigDict) -> None:
     """The same on iNaturalist with deeper networks."""
     large(config)
-    config.optimizer.mixblock_lr, config.optimizer.mixblock_min_lr = 0.1, 1e-4
+    config.optimizer.mixblock_min_lr = 1e-4
 
 
 def fine_grained(config: ConfigDict) -> None:
     """The same on CUB and Aircraft with ResNet-18."""
     large(config)
-    config.optimizer.mixblock_lr, config.optimizer.mixblock_min_lr = 1e-2, 5e-4
+    config.optimizer.mixblock_min_lr = 5e-4
 
 
 def fine_grained_rx50(config: ConfigDict) -> None:

@@ -75,7 +75,7 @@ def test_diff_prints_what_differs(capsys):
     title, *rows = [re.split(r"\s{2,}", line) for line in lines.splitlines()]
     assert title == ["", "cifar100_r18", "configs/cifar100_r18.py:variant=released"]
     assert ["config.mixblock.lam_embed", "'concat'", "'none'"] in rows
-    assert len(rows) == 11
+    assert len(rows) == 10
     assert run(capsys, "diff", "cifar10_r18", "cifar10_r18:method=automix") == "no field differs\n"
 
 

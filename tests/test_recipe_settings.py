@@ -76,10 +76,8 @@ def test_fine_grained_recipes_start_from_imagenet(recipe):
     assert recipes.override(config, ["--config.init_from="]).init_from == ""
 
 
-RATE = "optimizer.mixblock_lr"
 SMALL = {
     "mixblock.lam_embed": "none",
-    RATE: 0.1,
     "mask_loss.schedule": "constant",
     "mask_loss.per_sample": False,
     "teacher.momentum_end": 0.999999,
@@ -109,19 +107,19 @@ RELEASED = {
     | {FLOOR: 1e-3, "optimizer.weight_decay": 1e-3, "optimizer.mixblock_momentum": 0.0},
     "tiny_imagenet_r18": SMALL | {"optimizer.min_lr": 0.05, FLOOR: 1e-3},
     "tiny_imagenet_rx50": SMALL | {"optimizer.min_lr": 0.05, FLOOR: 1e-3, "num_groups": 2},
-    "imagenet_r50": LARGE | {RATE: 0.1, FLOOR: 1e-3},
+    "imagenet_r50": LARGE | {FLOOR: 1e-3},
     "imagenet_r50:recipe=rsb_a3": LARGE,
     "imagenet_deit_s": DEIT,
     "imagenet_swin_t": DEIT,
     "imagenet_convnext_t": DEIT
     | {"teacher.momentum_end": 0.99996, "batch_size": 4096, "num_groups": 32}
     | {"optimizer.lr": 4e-3, "optimizer.min_lr": 1e-6, "optimizer.mixblock_lr": 4e-3},
-    "cub200_r18": LARGE | {RATE: 0.01, FLOOR: 5e-4},
-    "aircraft_rx50": LARGE | {RATE: 0.01, FLOOR: 5e-4, "mask_loss.form": "l1_variance"},
-    "inat2017_r18": LARGE | {RATE: 0.1, FLOOR: 1e-3},
-    "inat2017_rx101": LARGE | {RATE: 0.1, FLOOR: 1e-4},
-    "inat2018_r50": LARGE | {RATE: 0.1, FLOOR: 1e-4},
-    "places205_r50": LARGE | {RATE: 0.1, FLOOR: 1e-3},
+    "cub200_r18": LARGE | {FLOOR: 5e-4},
+    "aircraft_rx50": LARGE | {FLOOR: 5e-4, "mask_loss.form": "l1_variance"},
+    "inat2017_r18": LARGE | {FLOOR: 1e-3},
+    "inat2017_rx101": LARGE | {FLOOR: 1e-4},
+    "inat2018_r50": LARGE | {FLOOR: 1e-4},
+    "places205_r50": LARGE | {FLOOR: 1e-3},
     "cifar100_deit_s": CIFAR_DEIT,
     "cifar100_convnext_t": CIFAR_DEIT,
     # Of other methods.

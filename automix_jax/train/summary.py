@@ -191,7 +191,8 @@ def collapsed(record: Mapping[str, Any]) -> str | None:
         return None
     return (
         "MixBlock has collapsed: its masks show one image and nothing of the other. Its steps are"
-        " too long: begin again with a tenth of its learning rate (config.optimizer.mixblock_lr)."
+        " too long: begin again with a tenth of its learning rate (config.optimizer.mixblock_lr),"
+        " or with 0, which follows the channels that it reads."
     )
 
 
