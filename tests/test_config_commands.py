@@ -1,6 +1,9 @@
 """`automix configs`: the list, one recipe, two of them side by side, and the page of the docs."""
 
 import re
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -136,3 +139,14 @@ def test_page_of_the_docs(capsys):
     for command in re.findall(r"`python main.py --config=(\S+)", page):
         path, _, argument = command.partition(":")
         load(path.removeprefix("configs/").removesuffix(".py"), argument)
+
+
+def test_a_reader_that_has_seen_enough():
+    """`automix ... | head` ends quietly, with the exit code of a broken pipe."""
+    command = [sys.executable, "-c", "import time; time.sleep(2); from automix_jax.cli import run;"
+               "import sys; sys.argv = ['automix', 'configs']; run()"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()  # before anything is written
+    error = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 128 + signal.SIGPIPE and not error

@@ -67,6 +67,10 @@ def test_what_a_run_leaves_behind(uninterrupted):
     assert kept == [14, 16, 18]
     assert len(list((workdir / "checkpoints/best").iterdir())) == 1
     assert "student_mix" in out and "images/s" in out and "\r" not in out
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)  # the rate is the epoch's own, of six steps of 8 images
+        seconds = record["time/train"] + record.get("time/input", 0.0)
+        assert record["time/images_per_second"] == pytest.approx(48 / seconds)
 
 
 def test_learns(uninterrupted):

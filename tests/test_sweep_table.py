@@ -525,3 +525,24 @@ def test_brackets_are_no_markup_on_a_terminal():
     shown = io.StringIO()
     Console(file=shown, width=200).print(found.rich())
     assert "[red]MixUp[/red]  [2J" in shown.getvalue()
+
+
+RESULTS = ROOT / "docs/results"
+
+
+@pytest.mark.parametrize("name", ["table1_cpu", "table8_cpu"])
+def test_pages_of_results_say_what_was_measured(name):
+    """Every accuracy of a page is that of its runs, epoch by epoch, computed anew."""
+    page = (RESULTS / f"{name}.md").read_text()
+    runs = [json.loads(line) for line in (RESULTS / "cpu_runs.jsonl").read_text().splitlines()]
+    curves = {run["folder"].rpartition("-")[2]: run["accuracy"] for run in runs}
+    rows = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+    assert len(rows) == 10
+    for row in rows:
+        last = [curves[trial["key"][:8]][row["head"]][-1] for trial in row["trials"]]
+        assert len(last) == 3
+        shown = f"{statistics.fmean(last):.2f} ± {statistics.stdev(last):.2f}"
+        (line,) = (
+            x for x in page.splitlines() if x.startswith(f"| {row['name']} |") and "3/3" in x
+        )
+        assert shown in line
