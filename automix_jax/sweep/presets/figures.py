@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from automix_jax.sweep.cells import Row
 from automix_jax.sweep.presets.base import NAMES, Choice, Preset, make_row
-from automix_jax.sweep.presets.tables import NO_CE, compared
+from automix_jax.sweep.presets.tables import NO_CE, of_methods
 
 _MIXED = ("vanilla", "mixup", "cutmix", "puzzlemix", "automix")
 _SMALL = {"cifar100": ("r18",), "cifar10": ("r18",), "tiny_imagenet": ("r18",)}
@@ -51,10 +51,8 @@ def _alphas(choice: Choice) -> list[Row]:
 
 
 PRESETS = (
-    Preset("fig1", "accuracy against the time of training", {"imagenet": ("r50", "r18")},
-           compared("table2"), ("vanilla", "mixup", "cutmix", "manifoldmix", "saliencymix", "fmix",
-                                "puzzlemix", "resizemix", "automix"),
-           chart="time_against_accuracy"),
+    of_methods("fig1", "accuracy against the time of training", {"imagenet": ("r50", "r18")},
+               numbers="table2", chart="time_against_accuracy"),
     Preset("fig3", "what a network sees in mixed images", {"imagenet": ("r50",)},
            _plain("automix"), ("automix",), picture="cam"),
     Preset("fig4", "mixed images, and the accuracy on them by the ratio",

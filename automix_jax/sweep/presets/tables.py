@@ -1,13 +1,14 @@
 """Tables 1 to 9."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from automix_jax.sweep import published
 from automix_jax.sweep.cells import Row
 from automix_jax.sweep.presets.base import NAMES, Choice, Preset, make_row
 
-_COMMON = ("vanilla", "mixup", "cutmix", "manifoldmix", "saliencymix", "fmix", "puzzlemix",
+COMMON = ("vanilla", "mixup", "cutmix", "manifoldmix", "saliencymix", "fmix", "puzzlemix",
            "resizemix", "automix")  # fmt: skip
 _SMALL = {
     "cifar10": ("r18", "rx50"),
@@ -18,7 +19,7 @@ _SMALL = {
 NO_CE = "method.clean_branch=False"
 
 
-def compared(table: str, methods: Sequence[str] = _COMMON) -> Callable[[Choice], list[Row]]:
+def compared(table: str, methods: Sequence[str]) -> Callable[[Choice], list[Row]]:
     """The rows of a table of methods."""
 
     def rows(choice: Choice) -> list[Row]:
@@ -51,28 +52,13 @@ def _number(table: str, choice: Choice, method: str) -> str:
     return own if published.has(own) else ""
 
 
-def _table5(choice: Choice) -> list[Row]:
-    """Its rows are of detectors; what is trained here are the networks that they start from."""
-    methods = ("vanilla", "mixup", "cutmix", "puzzlemix", "resizemix", "automix")
-    return [make_row(choice, NAMES[m], m, _number("table2", choice, m))
-            for m in methods if choice.wants(m)]  # fmt: skip
-
-
-def _table6(choice: Choice) -> list[Row]:
-    """Its numbers are of localisation; accuracies stand beside Table 3's."""
-    methods = ("vanilla", "mixup", "cutmix", "fmix", "puzzlemix", "comixup", "automix")
-
-    return [make_row(choice, NAMES[m], m, _number("table3", choice, m))
-            for m in methods if choice.wants(m)]  # fmt: skip
-
-
 def _table7(choice: Choice) -> list[Row]:
     """From random grids to MixBlock, part by part."""
     # Cells as large as MixBlock's: of the third stage for small images, of the second of ResNet-8.
     grids = (f"method.options.cell={2 if choice.small else 4}", "method.clean_weight=1.0")
     no_loss, no_lam = "mask_loss.weight=0.0", "mixblock.lam_embed=none"
     steps = {
-        "random_grids": ("random grids", "randomgrid", grids),
+        "random_grids": ("random grids (our reading)", "randomgrid", grids),
         "cross_attention": ("+ cross attention", "automix", (no_lam, no_loss)),
         "lam_embedding": ("+ λ embedding", "automix", ("mixblock.lam_embed=concat", no_loss)),
         "lam_loss": ("+ loss of λ", "automix", ("mixblock.lam_embed=concat",)),
@@ -130,27 +116,45 @@ def _table9(choice: Choice) -> list[Row]:
     return [row for row in rows if choice.wants(row.method)]
 
 
-_IMAGENET = {"imagenet": ("r50", "r18", "r34", "r101", "rx101")}
+def of_methods(
+    name: str,
+    about: str,
+    cells: Mapping[str, tuple[str, ...]],
+    methods: tuple[str, ...] = COMMON,
+    *,
+    numbers: str = "",
+    **rest: Any,
+) -> Preset:
+    """A table, or a figure, that compares methods.
+
+    Args:
+        name, about, cells, methods: see `Preset`.
+        numbers: the table that has their accuracies; empty for this one.
+        rest: see `Preset`.
+    """
+    return Preset(name, about, cells, compared(numbers or name, methods), methods, **rest)
+
+
+IMAGENET = {"imagenet": ("r50", "r18", "r34", "r101", "rx101")}
+_FINE = {"cub200": ("r18", "rx50"), "aircraft": ("r18", "rx50"), "inat2017": ("r50", "rx101"),
+         "inat2018": ("r50", "rx101"), "places205": ("r18", "r50")}  # fmt: skip
+_BY_TIME = "time_against_accuracy"
 PRESETS = (
-    Preset("table1", "methods on small images", _SMALL,
-           compared("table1", (*_COMMON[:-2], "comixup", *_COMMON[-2:])),
-           (*_COMMON[:-2], "comixup", *_COMMON[-2:]), chart="time_against_accuracy"),
-    Preset("table2", "methods on ImageNet, 100 epochs or --epochs=300", _IMAGENET,
-           compared("table2"), _COMMON, chart="time_against_accuracy"),
-    Preset("table3", "methods on fine-grained classes and scenes",
-           {"cub200": ("r18", "rx50"), "aircraft": ("r18", "rx50"), "inat2017": ("r50", "rx101"),
-            "inat2018": ("r50", "rx101"), "places205": ("r18", "r50")},
-           compared("table3"), _COMMON, chart="time_against_accuracy"),
-    Preset("table4", "methods under corruptions and attacks", {"cifar100": ("rx50",)},
-           compared("table4", ("vanilla", "mixup", "cutmix", "augmix", "puzzlemix", "automix")),
-           ("vanilla", "mixup", "cutmix", "augmix", "puzzlemix", "automix"),
-           suites=("corruptions", "attacks")),
-    Preset("table5", "networks for detection; docs/detection.md says how it goes on",
-           {"imagenet": ("r50",)}, _table5,
-           ("vanilla", "mixup", "cutmix", "puzzlemix", "resizemix", "automix")),
-    Preset("table6", "where networks see what they classify", {"cub200": ("r18", "rx50")}, _table6,
-           ("vanilla", "mixup", "cutmix", "fmix", "puzzlemix", "comixup", "automix"),
-           suites=("localization",)),
+    of_methods("table1", "methods on small images", _SMALL,
+               (*COMMON[:-2], "comixup", *COMMON[-2:]), chart=_BY_TIME),
+    of_methods("table2", "methods on ImageNet, 100 epochs or --epochs=300", IMAGENET,
+               chart=_BY_TIME),
+    of_methods("table3", "methods on fine-grained classes and scenes", _FINE, chart=_BY_TIME),
+    of_methods("table4", "methods under corruptions and attacks", {"cifar100": ("rx50",)},
+               ("vanilla", "mixup", "cutmix", "augmix", "puzzlemix", "automix"),
+               suites=("corruptions", "attacks")),
+    of_methods("table5", "networks for detection; docs/detection.md says how it goes on",
+               {"imagenet": ("r50",)},
+               ("vanilla", "mixup", "cutmix", "puzzlemix", "resizemix", "automix"),
+               numbers="table2"),
+    of_methods("table6", "where networks see what they classify", {"cub200": ("r18", "rx50")},
+               ("vanilla", "mixup", "cutmix", "fmix", "puzzlemix", "comixup", "automix"),
+               numbers="table3", suites=("localization",)),
     Preset("table7", "MixBlock part by part", {"tiny_imagenet": ("r18", "rx50")}, _table7,
            ("randomgrid", "automix"), chart="ablation_bars"),
     Preset("table8", "momentum pipeline (MP) and clean images (CE)",
